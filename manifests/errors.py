@@ -1,0 +1,81 @@
+"""The one exception root of the project.
+
+A `GovernError` is a fault that a person can mend: it says what was expected, what was found and
+what to do, and prints as one line. Programming mistakes stay ordinary Python exceptions.
+
+    GovernError            exit 1
+    ├── InputError         a corpus, file or option that cannot be used
+    ├── ManifestError      a manifest that is missing, foreign, or of another version
+    ├── CheckpointError    a run directory that is missing, incomplete or does not fit
+    ├── SelectionError     a forget request that selects nothing, or what it must not
+    ├── CollateralError    a plan that would take more from other IDs than was allowed
+    ├── TrainingError      training that cannot go on (no text, a loss that is not a number)
+    ├── LockedError        somebody else is writing there
+    ├── MissingExtraError  an optional dependency that is not installed
+    └── IntegrityError     exit 3: a digest, signature or invariant that does not hold
+"""
+
+from __future__ import annotations
+
+
+class GovernError(Exception):
+    """A fault with its remedy.
+
+    Args:
+        what: The thing that is wrong, named so that it can be found ("corpus file a.jsonl").
+        expected: What was expected of it.
+        found: What was found instead.
+        remedy: What to do about it, as an imperative.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, expected: str, found: str, remedy: str) -> None:
+        self.what = what
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(what, expected, found, remedy)
+
+    def __str__(self) -> str:
+        line = f"{self.what}: expected {self.expected}, found {self.found}; {self.remedy}"
+        # One line, whatever a hostile file name holds: control characters are shown, not obeyed.
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+class InputError(GovernError):
+    """A corpus, file or option that cannot be used."""
+
+
+class ManifestError(GovernError):
+    """A manifest that is missing, foreign, or of another format version."""
+
+
+class CheckpointError(GovernError):
+    """A run directory that is missing, incomplete or does not fit."""
+
+
+class SelectionError(GovernError):
+    """A forget request that selects nothing, or what it must not."""
+
+
+class CollateralError(GovernError):
+    """A plan that would take more from other IDs than was allowed."""
+
+
+class TrainingError(GovernError):
+    """Training that cannot go on."""
+
+
+class LockedError(GovernError):
+    """Somebody else is writing there."""
+
+
+class MissingExtraError(GovernError):
+    """An optional dependency that is not installed."""
+
+
+class IntegrityError(GovernError):
+    """A digest, signature or invariant that does not hold."""
+
+    exit_code = 3
