@@ -90,7 +90,10 @@ def consistency_path(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
             return [] if whole else [tree_root(leaves[first:end])]
         split = 1 << (end - first - 1).bit_length() - 1
         if kept <= split:
-            return [*prove(first, first + split, kept, whole), tree_root(leaves[first + split : end])]
+            return [
+                *prove(first, first + split, kept, whole),
+                tree_root(leaves[first + split : end]),
+            ]
         right = prove(first + split, end, kept - split, False)
         return [*right, tree_root(leaves[first : first + split])]
 

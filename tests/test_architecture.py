@@ -39,7 +39,13 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_manifests_needs_no_model_libraries() -> None:
     for path in (ROOT / "manifests").rglob("*.py"):
-        assert not imported_packages(path) & {"torch", "transformers", "numba", "datasketch", "click"}
+        assert not imported_packages(path) & {
+            "torch",
+            "transformers",
+            "numba",
+            "datasketch",
+            "click",
+        }
 
 
 @pytest.mark.parametrize(
