@@ -1,0 +1,317 @@
+"""Records: frozen dataclasses that are checked when they are made and travel as canonical JSON.
+
+A record's annotations are its whole contract. They say what the constructor accepts, what
+`from_dict` reads, and what the JSON Schema publishes, so the three cannot drift apart. Supported
+annotations: `str`, `bool`, `int`, `float`, `Literal[...]`, another record, `tuple[X, ...]`,
+`X | None`, and `Annotated[str, Pattern(...)]` or `Annotated[int, Least(...)]`.
+
+Canonical JSON is RFC 8785: numbers are IEEE doubles, so integers stay within 2^53 - 1 and floats
+are finite. What does not fit (a 63-bit sequence ID) travels as a string.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import re
+import types
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import rfc8785
+
+from manifests.errors import IntegrityError
+
+MAX_INTEGER = 2**53 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """The regular expression (the common subset of Python and ECMA 262) that a string matches."""
+
+    expression: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Least:
+    """The smallest value that an integer may have."""
+
+    value: int
+
+
+Sha256 = Annotated[str, Pattern("^[0-9a-f]{64}$")]
+SequenceId = Annotated[str, Pattern("^sq-[0-9a-f]{16}$")]
+Utc = Annotated[str, Pattern(r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z$")]
+Count = Annotated[int, Least(0)]
+
+
+class Record:
+    """Base of every record; subclasses are `@dataclass(frozen=True, kw_only=True)`.
+
+    Laws: `R.from_dict(r.to_dict()) == r`, and equal records give equal canonical bytes.
+    """
+
+    def __post_init__(self) -> None:
+        for name, annotation in _hints(type(self)).items():
+            checked = _check(annotation, getattr(self, name), f"{type(self).__name__}.{name}")
+            object.__setattr__(self, name, checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values (dict, list, str, int, float, bool, None)."""
+        names = _json_names(type(self))
+        return {names[name]: _to_json(getattr(self, name)) for name in _hints(type(self))}
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str = "") -> Self:
+        """Read a record from JSON values: no unknown, missing or mistyped field is let through.
+
+        Args:
+            value: What `json.loads` gave.
+            where: The path of the value in its document, for the message.
+
+        Raises:
+            IntegrityError: The value does not have the record's form.
+        """
+        where = where or cls.__name__
+        if not isinstance(value, dict):
+            raise malformed(where, "an object", type(value).__name__)
+        names, hints = _json_names(cls), _hints(cls)
+        if unknown := sorted(set(value) - set(names.values())):
+            raise malformed(where, f"only the fields {sorted(names.values())}", repr(unknown[0]))
+        arguments = {}
+        for name, annotation in hints.items():
+            if names[name] not in value:
+                raise malformed(f"{where}.{names[name]}", "a value", "nothing")
+            arguments[name] = _from_json(annotation, value[names[name]], f"{where}.{names[name]}")
+        return cls(**arguments)
+
+    def canonical(self) -> bytes:
+        """RFC 8785 canonical JSON of the record."""
+        return canonical(self.to_dict())
+
+    def canonical_sha256(self) -> str:
+        """Hex SHA-256 of the canonical bytes."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def malformed(where: str, expected: str, found: str) -> IntegrityError:
+    """The error for a value that does not have the published form."""
+    return IntegrityError(
+        where,
+        expected=expected,
+        found=found if len(found) <= 200 else found[:200] + "…",
+        remedy="obtain an unaltered copy; the form is published in docs/schemas",
+    )
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 canonical JSON.
+
+    Raises:
+        IntegrityError: A NaN, an infinity, an integer beyond 2^53 - 1 or a lone surrogate.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise malformed(
+            "canonical JSON", "values that RFC 8785 can represent", str(error)
+        ) from None
+
+
+def parse_canonical(data: bytes, what: str) -> Any:
+    """Read JSON that must be exactly its own canonical form, so that no byte is free to change.
+
+    Raises:
+        IntegrityError: Not JSON, a repeated key, or other bytes than RFC 8785 prescribes.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=functools.partial(_unique_keys, what),
+            parse_int=_parse_number,
+            parse_constant=_no_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise malformed(what, "canonical JSON (RFC 8785)", f"{error}") from None
+    if canonical(value) != data:
+        raise malformed(what, "canonical JSON (RFC 8785)", "other spacing, order or number format")
+    return value
+
+
+def json_schema(record: type[Record], *, identifier: str, title: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record, each nested record once under `$defs`."""
+    definitions: dict[str, Any] = {}
+    body = _object_schema(record, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": identifier,
+        "title": title,
+        **body,
+        "$defs": {name: definitions[name] for name in sorted(definitions)},
+    }
+
+
+# --- the four walks over an annotation -----------------------------------------------------------
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(record: Any) -> dict[str, Any]:
+    """Field name -> annotation; kept, because a report holds tens of thousands of records."""
+    if record not in _HINTS:
+        hints = get_type_hints(record, include_extras=True)
+        _HINTS[record] = {field.name: hints[field.name] for field in dataclasses.fields(record)}
+    return _HINTS[record]
+
+
+def _json_names(record: Any) -> dict[str, str]:
+    """Field name -> name in JSON (`type` is `_type` in in-toto)."""
+    return {f.name: f.metadata.get("json", f.name) for f in dataclasses.fields(record)}
+
+
+def _optional(annotation: Any) -> Any:
+    """X of `X | None`, or None for any other annotation."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return None
+    present = [a for a in get_args(annotation) if a is not type(None)]
+    assert len(present) == 1, f"unsupported annotation {annotation}"
+    return present[0]
+
+
+def _check(annotation: Any, value: Any, where: str) -> Any:
+    """The value in the form that the annotation promises: lists as tuples, floats as floats."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if inner := _optional(annotation):
+        return None if value is None else _check(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise malformed(where, "a list", type(value).__name__)
+        return tuple(_check(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise malformed(where, " or ".join(map(repr, arguments)), repr(value))
+        return value
+    if origin is Annotated:
+        return _check_constraint(arguments[1], _check(arguments[0], value, where), where)
+    if annotation is str:
+        return _check_string(value, where)
+    if annotation is bool:
+        if not isinstance(value, bool):
+            raise malformed(where, "true or false", repr(value))
+        return value
+    if annotation in (int, float):
+        return _check_number(annotation, value, where)
+    if not isinstance(value, annotation):
+        raise malformed(where, annotation.__name__, type(value).__name__)
+    return value
+
+
+def _check_constraint(constraint: Any, value: Any, where: str) -> Any:
+    if isinstance(constraint, Pattern):
+        # `fullmatch`, because Python's `$` also matches before a final newline.
+        if not re.fullmatch(constraint.expression, value):
+            raise malformed(where, f"text matching {constraint.expression}", repr(value))
+    elif value < constraint.value:
+        raise malformed(where, f"at least {constraint.value}", str(value))
+    return value
+
+
+def _check_string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise malformed(where, "text", type(value).__name__)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise malformed(where, "valid Unicode", "a lone surrogate") from None
+    return value
+
+
+def _check_number(kind: type, value: Any, where: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise malformed(where, "a number", type(value).__name__)
+    if kind is float:
+        if not math.isfinite(value):
+            raise malformed(where, "a finite number", repr(value))
+        return float(value)
+    if not isinstance(value, int) or abs(value) > MAX_INTEGER:
+        raise malformed(where, f"an integer within ±{MAX_INTEGER}", repr(value))
+    return int(value)
+
+
+def _from_json(annotation: Any, value: Any, where: str) -> Any:
+    """Build nested records; everything else is left for the constructor to check."""
+    if inner := _optional(annotation):
+        return None if value is None else _from_json(inner, value, where)
+    if get_origin(annotation) is tuple and isinstance(value, list):
+        item = get_args(annotation)[0]
+        return tuple(_from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation.from_dict(value, where)
+    return _check(annotation, value, where)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def _object_schema(record: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
+    names = _json_names(record)
+    return {
+        "description": (record.__doc__ or "").strip().splitlines()[0],
+        "type": "object",
+        "additionalProperties": False,
+        "required": sorted(names.values()),
+        "properties": {
+            names[name]: _schema(annotation, definitions)
+            for name, annotation in _hints(record).items()
+        },
+    }
+
+
+def _schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if inner := _optional(annotation):
+        return {"anyOf": [_schema(inner, definitions), {"type": "null"}]}
+    if origin is tuple:
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is Annotated:
+        base = _schema(arguments[0], definitions)
+        if isinstance(arguments[1], Pattern):
+            return {**base, "pattern": arguments[1].expression}
+        return {**base, "minimum": arguments[1].value}
+    if annotation is int:
+        return {"type": "integer", "minimum": -MAX_INTEGER, "maximum": MAX_INTEGER}
+    plain = {str: "string", bool: "boolean", float: "number"}
+    if annotation in plain:
+        return {"type": plain[annotation]}
+    if annotation.__name__ not in definitions:
+        definitions[annotation.__name__] = {}  # claimed first, so that a cycle would end
+        definitions[annotation.__name__] = _object_schema(annotation, definitions)
+    return {"$ref": f"#/$defs/{annotation.__name__}"}
+
+
+def _unique_keys(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise malformed(what, "every key once", "a repeated key")
+    return value
+
+
+def _parse_number(text: str) -> int | float:
+    """RFC 8785 prints a double of 2^53 or more without a point: read it back as the double."""
+    if len(text) <= 17 and abs(int(text)) <= MAX_INTEGER:
+        return int(text)
+    return float(text)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
