@@ -1,12 +1,12 @@
 """Audit: what a forget operation leaves for others to check.
 
-    records      frozen dataclasses, strict reading, RFC 8785, JSON Schema
-    statement    the in-toto Statement: every field of a report
-    disclosure   keyed hashes, and the names behind them
-    verdict      thresholds and measurements -> PASSED, WARNED or FAILED
-    signing      Ed25519 keys, DSSE envelopes
-    ledger       append-only log with signed tree heads
-    report_file  REPORT.json
-    verify       re-checks a report against the files, offline, without torch
-    report       the HTML page that a person reads
+records      frozen dataclasses, strict reading, RFC 8785, JSON Schema
+statement    the in-toto Statement: every field of a report
+disclosure   keyed hashes, and the names behind them
+verdict      thresholds and measurements -> PASSED, WARNED or FAILED
+signing      Ed25519 keys, DSSE envelopes
+ledger       append-only log with signed tree heads
+report_file  REPORT.json
+verify       re-checks a report against the files, offline, without torch
+report       the HTML page that a person reads
 """
