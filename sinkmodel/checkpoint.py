@@ -1,0 +1,183 @@
+"""Save and load a run directory, with the record that pins what it was.
+
+`training.json` is written last and never changed afterwards: it is the record of training. It names
+the manifest snapshot, every option, the library versions, the Merkle root of every bank and the
+digest of every other file at the end of training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from manifests import Manifest
+from manifests.errors import CheckpointError
+from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
+from sinkmodel.allocation import SinkMap
+from sinkmodel.bank_format import write_leaves
+from sinkmodel.modeling_sink import SinkForCausalLM
+
+FORMAT = "memsinks-govern run"
+FORMAT_VERSION = 1
+RECORD = "training.json"
+SINK_MAP = "sink_map.parquet"
+STATE = "state"
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run directory, loaded.
+
+    Args:
+        path: The directory.
+        model: In eval mode, its sink map attached.
+        tokenizer: As saved with it.
+        record: `training.json`, read-only.
+    """
+
+    path: Path
+    model: SinkForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    record: Mapping[str, Any]
+
+    @property
+    def context_length(self) -> int:
+        """Tokens a row had in training."""
+        return int(self.record["config"]["context_length"])
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, this distribution and the libraries that shape the weights."""
+    versions = {name: version(name) for name in _LIBRARIES}
+    return versions | {
+        "python": platform.python_version(),
+        "memsinks-govern": version("memsinks-govern"),
+    }
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    """Read and check `training.json` of a run directory.
+
+    Raises:
+        CheckpointError: No run there, not canonical JSON, or another format version.
+    """
+    file = path / RECORD
+    if not file.is_file():
+        raise CheckpointError(
+            f"run {path}",
+            expected=f"a run directory with {RECORD}",
+            found="no such file" if path.is_dir() else "no such directory",
+            remedy="give the directory that `govern train --out` wrote, or finish it with --resume",
+        )
+    data = file.read_bytes()
+    try:
+        record: dict[str, Any] = json.loads(data)
+        canonical = canonical_json(record) == data
+    except ValueError:
+        canonical, record = False, {}
+    if not canonical or not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CheckpointError(
+            str(file),
+            expected=f"canonical JSON with format {FORMAT!r}",
+            found="other content",
+            remedy="restore the file from a backup of the run",
+        )
+    if record.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            str(file),
+            expected=f"format version {FORMAT_VERSION}",
+            found=repr(record.get("format_version")),
+            remedy="use the version of the tool that wrote it",
+        )
+    return record
+
+
+def load_run(path: Path | str) -> Run:
+    """Load model, tokenizer, sink map and record of a run directory.
+
+    Raises:
+        CheckpointError: Not a run, or one whose files do not fit together.
+    """
+    path = Path(path)
+    record = read_record(path)
+    try:
+        model = SinkForCausalLM.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"run {path}",
+            expected="weights and tokenizer as `govern train` wrote them",
+            found=(str(error).splitlines() or ["an unreadable file"])[0],
+            remedy="restore the run from a backup, or check it with `govern audit verify`",
+        ) from error
+    model.eval()
+    return Run(path=path, model=model, tokenizer=tokenizer, record=record)
+
+
+def pin_manifest(manifest: Manifest) -> dict[str, Any]:
+    """What `training.json` keeps of the manifest: the snapshot, and its content digest."""
+    return {"content_digest": manifest.content_digest(), "snapshot": manifest.snapshot}
+
+
+def save_model(
+    path: Path, model: SinkForCausalLM, tokenizer: PreTrainedTokenizerBase, sink_map: SinkMap
+) -> list[dict[str, Any]]:
+    """Write weights, tokenizer, sink map and Merkle leaves into an empty directory.
+
+    Returns:
+        file, blocks and root of every bank.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    sink_map.save(path / SINK_MAP)
+    banks = []
+    for file in sorted(path.glob("sinks-*.safetensors")):
+        root = write_leaves(file)
+        index = int(file.stem.removeprefix("sinks-"))
+        blocks = model.sinks.banks[index].shape[0]
+        banks.append({"file": file.name, "blocks": blocks, "root": root.hex()})
+    return banks
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write optimizer state as safetensors: named tensors, no pickle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_tensors` wrote."""
+    return load_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def seal(path: Path, record: Mapping[str, Any]) -> None:
+    """Write `training.json` with the digests of every other file, last and durably."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != RECORD)
+    for file in files:
+        sync_file(file)
+    digests = {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
+    body = {"format": FORMAT, "format_version": FORMAT_VERSION, **record, "files": digests}
+    for directory in {file.parent for file in files}:
+        fsync_directory(directory)
+    atomic_write(path / RECORD, canonical_json(body))

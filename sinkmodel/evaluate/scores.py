@@ -1,0 +1,164 @@
+"""A model and documents in, numbers for every predicted token out.
+
+B rows in a batch, T tokens in a row, V entries in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sinkmodel.evaluate.metrics import Bools, Floats
+from sinkmodel.modeling_sink import SinkForCausalLM
+
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One document to measure.
+
+    Args:
+        key: Names it in results; never printed into statements.
+        sequence_id: The ID that it was trained under (0: none).
+        tokens: int32 [n], with begin and end tokens as in training.
+        text: Its UTF-8 bytes, for compression-based scores.
+    """
+
+    key: tuple[str, str]
+    sequence_id: int
+    tokens: Tokens
+    text: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentScore:
+    """Arrays [L] over the predicted tokens of one document, chunk after chunk.
+
+    Args:
+        losses: Minus log-probability of the true token, nats.
+        hits: Whether the argmax is the true token.
+        means, deviations: Mean and standard deviation of the log-probability under the model's own
+            distribution (for Min-K%++).
+    """
+
+    key: tuple[str, str]
+    losses: Floats
+    hits: Bools
+    means: Floats
+    deviations: Floats
+
+    @property
+    def loss(self) -> float:
+        """Mean loss, nats per token."""
+        return float(self.losses.mean())
+
+
+def probe_digest(probes: Sequence[Probe]) -> str:
+    """SHA-256 over tokens and IDs of a probe set, whatever its order."""
+    parts = sorted(
+        hashlib.sha256(probe.sequence_id.to_bytes(8, "big") + probe.tokens.tobytes()).digest()
+        for probe in probes
+    )
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def own_sinks(probe: Probe) -> int:
+    """Route a document to the sinks of its own sequence."""
+    return probe.sequence_id
+
+
+def no_sinks(probe: Probe) -> int:  # noqa: ARG001
+    """Route to no sinks: the backbone alone."""
+    return 0
+
+
+def score(
+    model: SinkForCausalLM,
+    probes: Sequence[Probe],
+    *,
+    context_length: int,
+    route: Callable[[Probe], int] = own_sinks,
+    batch_rows: int = 16,
+) -> list[DocumentScore]:
+    """Score every document, cut into chunks of `context_length` as in training.
+
+    Rows hold one chunk each and chunks of one length go together, so nothing is padded. The same
+    probes are always batched alike, so that equal weights give equal bits.
+
+    Args:
+        model: In eval mode; left in it.
+        probes: Documents of two or more tokens.
+        context_length: Tokens a chunk.
+        route: Sequence ID whose sinks are on for a document; 0 is off.
+        batch_rows: Rows at a time.
+    """
+    model.eval()
+    parts: list[list[DocumentScore]] = [[] for _ in probes]
+    for batch in _batches(probes, context_length, batch_rows):
+        ids = [route(probes[index]) for index, _ in batch]
+        scored = _score_rows(model, [tokens for _, tokens in batch], ids)
+        for (index, _), part in zip(batch, scored, strict=True):
+            parts[index].append(part)
+    return [_joined(probe, own) for probe, own in zip(probes, parts, strict=True)]
+
+
+def _batches(probes: Sequence[Probe], length: int, rows: int) -> Iterator[list[tuple[int, Tokens]]]:
+    chunks = [
+        (index, probe.tokens[begin : begin + length])
+        for index, probe in enumerate(probes)
+        for begin in range(0, len(probe.tokens), length)
+        if len(probe.tokens[begin : begin + length]) > 1
+    ]
+    # Equal lengths together: no padding, and chunks of one document stay in order.
+    chunks.sort(key=lambda chunk: -len(chunk[1]))
+    begin = 0
+    while begin < len(chunks):
+        size = len(chunks[begin][1])
+        end = begin
+        while end < len(chunks) and len(chunks[end][1]) == size and end - begin < rows:
+            end += 1
+        yield chunks[begin:end]
+        begin = end
+
+
+@torch.no_grad()
+def _score_rows(model: SinkForCausalLM, rows: list[Tokens], ids: list[int]) -> list[DocumentScore]:
+    input_BT = torch.from_numpy(np.stack(rows).astype(np.int64)).to(model.device)
+    sequence_BT = torch.tensor(ids, device=model.device)[:, None].expand_as(input_BT).contiguous()
+    logits_BTV = model(input_ids=input_BT, sequence_ids=sequence_BT).logits[:, :-1].float()
+    target_BT = input_BT[:, 1:]
+    log_BTV = torch.log_softmax(logits_BTV, dim=-1)
+    loss_BT = -log_BTV.gather(-1, target_BT[..., None])[..., 0]
+    hit_BT = log_BTV.argmax(dim=-1) == target_BT
+    probability_BTV = log_BTV.exp()
+    mean_BT = (probability_BTV * log_BTV).sum(-1)
+    variance_BT = (probability_BTV * log_BTV.square()).sum(-1) - mean_BT.square()
+    deviation_BT = variance_BT.clamp(min=0).sqrt()
+    arrays = [x.cpu().double().numpy() for x in (loss_BT, mean_BT, deviation_BT)]
+    hits = hit_BT.cpu().numpy()
+    return [
+        DocumentScore(
+            key=("", ""),
+            losses=arrays[0][b],
+            hits=hits[b],
+            means=arrays[1][b],
+            deviations=arrays[2][b],
+        )
+        for b in range(len(rows))
+    ]
+
+
+def _joined(probe: Probe, parts: list[DocumentScore]) -> DocumentScore:
+    return DocumentScore(
+        key=probe.key,
+        losses=np.concatenate([part.losses for part in parts]),
+        hits=np.concatenate([part.hits for part in parts]),
+        means=np.concatenate([part.means for part in parts]),
+        deviations=np.concatenate([part.deviations for part in parts]),
+    )
