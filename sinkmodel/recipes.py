@@ -48,7 +48,7 @@ class TrainConfig:
     Schedule:
         epochs: Passes over the corpus.
         governed_exposures: Least number of exposures (passes over one of its documents) of a
-            private or strict sequence; more than `epochs` x copies only for sequences with few copies.
+            private or strict sequence; matters for sequences with few copies.
         backbone_exposures: E of the design: a private sequence's first E exposures also train the
             shared neurons; `inf` is the published MemSinks training.
         batch_rows: Rows of `context_length` tokens in one step.

@@ -1,0 +1,98 @@
+"""Metrics on examples worked out by hand, with their floors and ceilings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sinkmodel.evaluate import membership, metrics
+
+
+def hits(text: str) -> np.ndarray:
+    return np.array([c == "1" for c in text])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("1111", 1.0),  # knows it by heart: no prefix needed
+        ("0111", 0.75),  # one token of prefix
+        ("1011", 0.5),
+        ("0001", 0.25),
+        ("1110", 0.25),  # the floor: k stops at L - 1
+        ("0000", 0.25),
+    ],
+)
+def test_extraction_strength(pattern: str, expected: float) -> None:
+    assert metrics.extraction_strength(hits(pattern)) == expected
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=50))
+def test_extraction_strength_is_its_definition(values: list[bool]) -> None:
+    length = len(values)
+    k = next((k for k in range(length) if all(values[k:])), length - 1)
+    assert metrics.extraction_strength(np.array(values)) == 1 - k / length
+
+
+def test_exact_memorization() -> None:
+    assert metrics.exact_memorization(hits("1101")) == 0.75
+
+
+def test_loss_gap_closed() -> None:
+    assert metrics.loss_gap_closed(1.0, 3.0, 3.0) == 1.0
+    assert metrics.loss_gap_closed(1.0, 1.0, 3.0) == 0.0
+    assert metrics.loss_gap_closed(1.0, 4.0, 3.0) == 1.5
+    assert math.isnan(metrics.loss_gap_closed(3.0, 3.0, 3.0))
+
+
+def test_rouge_l_by_hand() -> None:
+    # The longest common subsequence of (1 2 3 4) and (1 9 3 4 5) is (1 3 4).
+    assert metrics.rouge_l_recall([1, 2, 3, 4], [1, 9, 3, 4, 5]) == 0.75
+    assert metrics.rouge_l_recall([1, 2], [1, 2]) == 1.0
+    assert metrics.rouge_l_recall([1, 2], []) == 0.0
+
+
+def test_verbatim_tokens() -> None:
+    assert metrics.verbatim_tokens([1, 2, 3], [1, 2, 4]) == 2
+    assert metrics.verbatim_tokens([1, 2], [1, 2]) == 2
+    assert metrics.verbatim_tokens([1, 2], [3]) == 0
+
+
+def test_bootstrap_mean() -> None:
+    estimate = metrics.bootstrap_mean([0.0, 1.0] * 50, seed=1)
+    assert estimate.value == 0.5
+    assert estimate.low is not None
+    assert estimate.high is not None
+    # Standard error 0.05: the interval is about half a plus or minus 0.1.
+    assert estimate.low == pytest.approx(0.4, abs=0.02)
+    assert estimate.high == pytest.approx(0.6, abs=0.02)
+    few = metrics.bootstrap_mean([1.0, 2.0], seed=1)
+    assert (few.value, few.low, few.high) == (1.5, None, None)
+
+
+def test_membership_by_hand() -> None:
+    # Of the four pairs, members win three: AUC 0.75; only the top member is above every other.
+    found = membership.attack("x", np.array([3.0, 1.0]), np.array([2.0, 0.0]), seed=0)
+    assert found.auc == 0.75
+    assert found.tpr_at_1_fpr == 0.5
+    blind = membership.attack("x", np.ones(5), np.ones(5), seed=0)
+    assert blind.auc == 0.5
+
+
+def test_membership_has_no_default() -> None:
+    with pytest.raises(ValueError, match="need 2 each"):
+        membership.attack("x", np.array([1.0]), np.array([1.0, 2.0]), seed=0)
+    with pytest.raises(ValueError, match="not finite"):
+        membership.attack("x", np.array([1.0, np.nan]), np.array([1.0, 2.0]), seed=0)
+
+
+def test_min_k_takes_the_least_likely() -> None:
+    losses = np.array([1.0, 5.0, 2.0, 3.0, 4.0])
+    assert membership.min_k_score(losses, 0.4) == -4.5
+    assert membership.loss_score(losses) == -3.0
+    standard = membership.min_k_plus_score(losses, -np.full(5, 3.0), np.full(5, 2.0), 0.4)
+    assert standard == pytest.approx(((-5 + 3) / 2 + (-4 + 3) / 2) / 2)
