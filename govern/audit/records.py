@@ -191,7 +191,8 @@ def _check(annotation: Any, value: Any, where: str) -> Any:
             raise malformed(where, "a list", type(value).__name__)
         return tuple(_check(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Literal:
-        if not isinstance(value, str) or value not in arguments:
+        # By type as well: in Python True and 1.0 equal 1.
+        if (type(value), value) not in [(type(choice), choice) for choice in arguments]:
             raise malformed(where, " or ".join(map(repr, arguments)), repr(value))
         return value
     if origin is Annotated:
