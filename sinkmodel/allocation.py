@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write
 from manifests.sequence_id import NO_SEQUENCE, format_id
+from sinkmodel.keyed_hash import splitmix64
 
 SINK_MAP_FILE = "sink_map.parquet"
 POLICIES = ("shared", "pooled", "private", "strict")
@@ -77,7 +77,7 @@ class SinkMap:
 
     @classmethod
     def read(cls, path: Path) -> SinkMap:
-        """Read a map; `write` and then `read` give an equal map.
+        """Read a map; `save` and then `read` give an equal map.
 
         Raises:
             CheckpointError: The file is missing, is not Parquet, or breaks a rule of the map.
@@ -99,7 +99,7 @@ class SinkMap:
         pq.write_table(self.table, sink, compression="zstd")
         return bytes(sink.getvalue())
 
-    def write(self, path: Path) -> None:
+    def save(self, path: Path) -> None:
         """Replace the file at `path` atomically."""
         atomic_write(path, self.to_bytes())
 
@@ -166,8 +166,8 @@ class SinkMap:
             CheckpointError: An ID is not in the map, or is forgotten.
         """
         rows = self._rows(sequence_ids)
-        present = rows >= 0
-        forgotten = present & ~self.active[np.maximum(rows, 0)] if len(self) else ~present & False
+        # Row -1 (ID 0) reads the entry appended at the end: active, and without blocks.
+        forgotten = ~np.append(self.active, True)[rows]
         if forgotten.any():
             raise CheckpointError(
                 f"sequence {format_id(int(sequence_ids[forgotten][0]))}",
@@ -175,14 +175,9 @@ class SinkMap:
                 found="one that has been forgotten",
                 remedy="leave it out, or use ID 0 for text without sinks",
             )
-        offsets = self.lists.offsets
-        starts = offsets[np.maximum(rows, 0)]
-        lengths = (
-            np.where(present, offsets[np.maximum(rows, 0) + 1] - starts, 0)
-            if len(self)
-            else np.zeros_like(rows)
-        )
-        return _take(self.lists.blocks, starts, lengths)
+        lists = self.lists
+        lengths = np.append(np.diff(lists.offsets), 0)[rows]
+        return _take(lists.blocks, lists.offsets[rows], lengths)
 
     def blocks_of(self, sequence_id: int) -> list[int]:
         """Blocks of one active ID, in its own order; see `lookup`."""
@@ -243,8 +238,7 @@ def allocate(
             private blocks lie beyond its highest block.
 
     Returns:
-        The map of old and new sequences. The model needs
-        `max(pool_blocks, sink_map.num_blocks)` blocks.
+        The map of old and new sequences. A model needs `sink_map.num_blocks` blocks.
 
     Raises:
         CheckpointError: ID 0 or a repeated ID, an unknown policy, a pool too small for its
@@ -283,9 +277,8 @@ def draw_pool(sequence_ids: IntArray, *, pool_blocks: int, draws: int, seed: int
     """The pool blocks of each ID: a keyed hash, no repeats within an ID, no ID favoured.
 
     Draw j = 0, 1, … of an ID is `(h >> 32) * pool_blocks >> 32` with
-    `h = mix(mix(mix(seed) ^ id) ^ j)` and `mix` the splitmix64 step (Steele, Lea, Flood 2014,
-    "Fast splittable pseudorandom number generators", figure 16); a draw that the ID has already
-    is skipped, until it has `draws` blocks. Blocks are in the order of the draws.
+    `h = mix(mix(mix(seed) ^ id) ^ j)` and `mix` = `sinkmodel.keyed_hash.splitmix64`; a draw that
+    the ID has already is skipped, until it has `draws` blocks. Blocks are in the order drawn.
 
     Args:
         sequence_ids: int64 [n], all positive.
@@ -310,7 +303,8 @@ def draw_pool(sequence_ids: IntArray, *, pool_blocks: int, draws: int, seed: int
             found=f"pool_draws={draws}",
             remedy="set pool_blocks and pool_draws for the pooled sequences",
         )
-    key = splitmix64(splitmix64(np.uint64(seed % 2**64)) ^ sequence_ids.astype(np.uint64))
+    key = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
+    key = splitmix64(key ^ sequence_ids.astype(np.uint64))
     chosen = np.full((len(sequence_ids), draws), -1, dtype=np.int64)
     have = np.zeros(len(sequence_ids), dtype=np.int64)
     pending = np.arange(len(sequence_ids))
@@ -325,15 +319,6 @@ def draw_pool(sequence_ids: IntArray, *, pool_blocks: int, draws: int, seed: int
         pending = pending[have[pending] < draws]
         j += np.uint64(1)
     return chosen
-
-
-def splitmix64(x: Any) -> Any:
-    """One splitmix64 step of uint64 values, wrapping as the algorithm defines it."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
 
 
 def _take(blocks: IntArray, starts: IntArray, lengths: IntArray) -> BlockLists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -67,6 +68,33 @@ class SinkConfig(LlamaConfig):
             raise ValueError(f"blocks_per_bank must be at least 1, got {self.blocks_per_bank}")
         if self.mlp_bias:
             raise ValueError("mlp_bias is not supported: a sink neuron has no bias to forget")
+
+    @classmethod
+    def sized(
+        cls, *, num_blocks: int, block_size: int, bank_bytes: int = BANK_BYTES, **llama: Any
+    ) -> SinkConfig:
+        """A configuration whose banks have at most `bank_bytes` bytes in float32.
+
+        Args:
+            num_blocks: Blocks in all banks together.
+            block_size: Sink neurons of one block in one layer.
+            bank_bytes: Bound on one bank.
+            llama: Fields of `LlamaConfig`.
+
+        Raises:
+            TypeError: A field that `LlamaConfig` does not have.
+        """
+        unknown = set(llama) - {field.name for field in dataclasses.fields(LlamaConfig)}
+        if unknown:
+            raise TypeError(f"LlamaConfig has no field {sorted(unknown)[0]!r}")
+        plain = LlamaConfig(**llama)
+        per_bank = bounded_blocks_per_bank(
+            layers=plain.num_hidden_layers,
+            block_size=block_size,
+            hidden=plain.hidden_size,
+            bank_bytes=bank_bytes,
+        )
+        return cls(block_size=block_size, num_blocks=num_blocks, blocks_per_bank=per_bank, **llama)
 
     def bank_sizes(self) -> list[int]:
         """Number of blocks of each bank, in order; all but the last are full."""

@@ -1,0 +1,494 @@
+"""SinkForCausalLM: a Llama whose MLPs have sinks that each sequence ID switches on for its tokens.
+
+    SinkDecoderLayer   Llama's layer, plus the sinks of the batch
+    SinkModel          embeddings, layers, norm; routes once and hands the sinks to every layer
+    SinkForCausalLM    + language-model head, loss, generation, saving and loading
+    token_losses       cross entropy of every predicted token
+
+Importing this module registers the Auto classes.
+
+Tensor suffixes: B rows, T tokens of a row, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+)
+
+from manifests.errors import CheckpointError, InputError
+from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
+from sinkmodel.configuration_sink import SinkConfig
+from sinkmodel.sink_mlp import Activation, Routing, SinkBanks, gathered_sinks, route
+from sinkmodel.weights import write_weights
+
+IGNORED = -100
+"""Label of a token that is not to be predicted, as in torch's cross entropy."""
+
+
+class SinkDecoderLayer(GradientCheckpointingLayer):
+    """Llama's decoder layer; the names of its parameters are Llama's."""
+
+    def __init__(self, config: SinkConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = LlamaAttention(config=config, layer_idx=layer)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.activation: Activation = ACT2FN[config.hidden_act]
+
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        sinks: list[Tensor] | None,
+        routing: Routing | None,
+        *,
+        attention_mask: Any,
+        position_ids: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """One layer; `sinks` are its weights by bucket, None for no sinks."""
+        attention_BTD, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_BTD),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            position_embeddings=position_embeddings,
+            past_key_values=past_key_values,
+        )
+        hidden_BTD = hidden_BTD + attention_BTD
+        x_BTD = self.post_attention_layernorm(hidden_BTD)
+        y_BTD = self.mlp(x_BTD)
+        if sinks is not None and routing is not None:
+            y_BTD = gathered_sinks(x_BTD, y_BTD, sinks, routing, self.activation)
+        return hidden_BTD + y_BTD
+
+
+class SinkPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about the architecture."""
+
+    config_class = SinkConfig
+    config: SinkConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SinkDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class SinkModel(SinkPreTrainedModel):
+    """The decoder without its head. The banks are handed in, so that keys stay Llama's."""
+
+    def __init__(self, config: SinkConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(
+            SinkDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool = False,
+        sinks: list[list[Tensor]] | None = None,
+        routing: Routing | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states [B, T, D]; `sinks` are the weights by layer and bucket, of `routing`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+            position_ids = position_ids[None] + seen
+        # Before the cache exists: with one, transformers does not look for packed documents.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        hidden_BTD = inputs_embeds
+        rotary = self.rotary_emb(hidden_BTD, position_ids=position_ids)
+        for number, layer in enumerate(self.layers):
+            hidden_BTD = layer(
+                hidden_BTD,
+                None if sinks is None else sinks[number],
+                routing,
+                attention_mask=mask,
+                position_ids=position_ids,
+                position_embeddings=rotary,
+                past_key_values=past_key_values,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_BTD), past_key_values=past_key_values
+        )
+
+
+class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
+    """The sink model with its head.
+
+    Args:
+        config: Shapes; banks start at zero, see `SinkBanks.initialise`.
+
+    Attributes:
+        sinks: The banks.
+        sink_map: Sequence ID to blocks; `from_pretrained` reads it, `attach_sink_map` sets it.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SinkConfig) -> None:
+        super().__init__(config)
+        self.model = SinkModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.sinks = SinkBanks(
+            config.bank_sizes(),
+            layers=config.num_hidden_layers,
+            block_size=config.block_size,
+            hidden=config.hidden_size,
+        )
+        self.sink_map = SinkMap.empty()
+        self.post_init()
+
+    def attach_sink_map(self, sink_map: SinkMap) -> None:
+        """Use this map from now on.
+
+        Raises:
+            CheckpointError: It names blocks that the banks do not have.
+        """
+        if sink_map.num_blocks > self.config.num_blocks:
+            raise CheckpointError(
+                "sink map",
+                expected=f"blocks below num_blocks={self.config.num_blocks} of config.json",
+                found=f"block {sink_map.num_blocks - 1}",
+                remedy="use the sink map that was saved with this model",
+            )
+        self.sink_map = sink_map
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """All parameters that are not sinks; tied ones once."""
+        return [*self.model.parameters(), *self._head_parameters()]
+
+    def _head_parameters(self) -> list[nn.Parameter]:
+        tied = self.lm_head.weight is self.model.embed_tokens.weight
+        return [] if tied else [self.lm_head.weight]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits, and the mean loss where labels are given. There is no `**kwargs`: a misspelt
+        argument is a TypeError, never silently no sinks.
+
+        Args:
+            input_ids: int64 [B, T].
+            sequence_ids: int64 [B, T], whose sinks each token uses; 0 is none. Required in
+                training; in eval mode None is sinks off.
+            attention_mask: [B, past + T], 0 at padding; not for packed rows.
+            position_ids: int64 [B, T]. Where they do not go up by one a new document begins:
+                attention does not cross it, and its first token is not predicted. Padding at the
+                end of a packed row is a document with sequence ID 0 and ignored labels.
+            past_key_values: Cache of earlier tokens; not for packed rows.
+            inputs_embeds: [B, T, D] instead of `input_ids`.
+            labels: int64 [B, T], unshifted; -100 is ignored. The loss is the mean over the
+                others, float32, in nats.
+            use_cache: By default `config.use_cache` in eval mode, for rows that are not packed.
+            logits_to_keep: Compute only the last so many logits, or those at these indices.
+            return_dict: False returns a tuple.
+
+        Raises:
+            InputError: `sequence_ids` are missing in training, or of another dtype or shape.
+            CheckpointError: A sequence ID is unknown or forgotten.
+        """
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is None:
+            raise ValueError("give either input_ids or inputs_embeds")
+        routing = self._route(sequence_ids, tokens)
+        if position_ids is not None:
+            _check_packing(position_ids, attention_mask, past_key_values)
+        if use_cache is None:
+            use_cache = bool(self.config.use_cache) and not self.training and position_ids is None
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            sinks=None if routing is None else self.sinks.gather(routing),
+            routing=routing,
+        )
+        hidden_BTD = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits_BTV = self.lm_head(hidden_BTD[:, kept])
+        loss = None
+        if labels is not None:
+            losses_BT = token_losses(logits_BTV, labels, position_ids)
+            counted = (_next_labels(labels, position_ids) != IGNORED).sum()
+            loss = losses_BT.sum() / counted
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits_BTV, past_key_values=outputs.past_key_values
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def loss_sum(
+        self,
+        *,
+        input_ids: Tensor,
+        sequence_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Summed loss of a packed batch, float32 in nats; arguments as in `forward`.
+
+        A sum, so that a sequence's gradient does not depend on how many other tokens the batch has.
+        """
+        logits_BTV = self(
+            input_ids=input_ids,
+            sequence_ids=sequence_ids,
+            position_ids=position_ids,
+            use_cache=False,
+        ).logits
+        return token_losses(logits_BTV, labels, position_ids).sum()
+
+    def _route(self, sequence_ids: Tensor | None, tokens: Tensor) -> Routing | None:
+        if sequence_ids is None:
+            if self.training:
+                raise InputError(
+                    "sequence_ids",
+                    expected="int64 [B, T] in training, 0 for tokens without a sequence",
+                    found="nothing",
+                    remedy="pass them with every batch, or call model.eval() to use no sinks",
+                )
+            return None
+        if sequence_ids.dtype != torch.int64 or sequence_ids.shape != tokens.shape[:2]:
+            raise InputError(
+                "sequence_ids",
+                expected=f"int64 {list(tokens.shape[:2])}",
+                found=f"{str(sequence_ids.dtype).removeprefix('torch.')} "
+                f"{list(sequence_ids.shape)}",
+                remedy="give one 64-bit ID for every token",
+            )
+        return route(sequence_ids, self.sink_map, blocks_per_bank=self.sinks.blocks_per_bank)
+
+    # --- generation ------------------------------------------------------------------------------
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Model inputs of one decoding step; the base class refuses unknown arguments before.
+
+        `sequence_ids` [B] (one ID a row) or [B, T] are cut to the step's tokens.
+        """
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        sequence_ids = inputs.get("sequence_ids")
+        if sequence_ids is not None:
+            step = inputs["input_ids"] if inputs.get("input_ids") is not None else input_ids
+            length = step.shape[1]
+            if sequence_ids.ndim == 1:
+                inputs["sequence_ids"] = sequence_ids[:, None].expand(-1, length)
+            else:
+                inputs["sequence_ids"] = sequence_ids[:, -length:]
+        return inputs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """New tokens inherit the sequence ID of the last one of their row."""
+        updated: dict[str, Any] = super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, *args, **kwargs
+        )
+        sequence_ids = updated.get("sequence_ids")
+        if sequence_ids is not None and sequence_ids.ndim == 2:
+            updated["sequence_ids"] = torch.cat([sequence_ids, sequence_ids[:, -1:]], dim=1)
+        return updated
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:  # type: ignore[override]
+        """Write configuration, weights and sink map in the layout of a run directory.
+
+        `from_pretrained` reads the same bits. Files of other names are left alone, banks of an
+        earlier save that no longer exist are removed.
+
+        Raises:
+            CheckpointError: The directory holds another model's `model.safetensors`.
+        """
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        self.config.save_pretrained(directory)
+        self.generation_config.save_pretrained(directory)
+        tied = set(self._tied_weights_keys) if self.config.tie_word_embeddings else set()
+        state = {name: value for name, value in self.state_dict().items() if name not in tied}
+        write_weights(directory, state)
+        self.sink_map.save(directory / SINK_MAP_FILE)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a run directory: weights, then its sink map.
+
+        Takes the arguments of `PreTrainedModel.from_pretrained`, which refuses unknown ones.
+
+        Raises:
+            CheckpointError: The directory has no sink map, or one that does not fit the banks.
+        """
+        sink_map = SinkMap.read(Path(pretrained_model_name_or_path) / SINK_MAP_FILE)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.attach_sink_map(sink_map)
+        return loaded
+
+    @classmethod
+    def from_llama(
+        cls,
+        llama: LlamaForCausalLM | str | os.PathLike[str],
+        sink_map: SinkMap,
+        *,
+        block_size: int,
+        seed: int,
+    ) -> SinkForCausalLM:
+        """Add sinks to a Llama-family checkpoint, whose weights become the shared part.
+
+        Args:
+            llama: A model, or a local path of one.
+            sink_map: Sequences and their blocks, of `sinkmodel.allocation.allocate`.
+            block_size: As given to `allocate`.
+            seed: Keys the initial values of the blocks.
+
+        Returns:
+            A model in eval mode whose logits are the Llama's, until its sinks are trained.
+        """
+        if not isinstance(llama, LlamaForCausalLM):
+            llama = LlamaForCausalLM.from_pretrained(llama, local_files_only=True)
+        fields = llama.config.to_diff_dict()
+        for name in ("model_type", "architectures", "transformers_version", "dtype"):
+            fields.pop(name, None)
+        config = SinkConfig.sized(num_blocks=sink_map.num_blocks, block_size=block_size, **fields)
+        model = cls(config).to(llama.dtype)
+        state = {f"sinks.{name}": value for name, value in model.sinks.state_dict().items()}
+        model.load_state_dict({**state, **llama.state_dict()})
+        model.generation_config = llama.generation_config
+        model.attach_sink_map(sink_map)
+        model.sinks.initialise(sink_map, seed=seed)
+        return model.eval()
+
+
+def export_llama(model: SinkForCausalLM) -> LlamaForCausalLM:
+    """The shared model alone, as a plain Llama with the logits of sinks off.
+
+    The weights are copies: training the one does not change the other.
+    """
+    fields = model.config.to_diff_dict()
+    ours = ("model_type", "architectures", "transformers_version", "dtype")
+    for name in (*ours, "block_size", "num_blocks", "blocks_per_bank"):
+        fields.pop(name, None)
+    llama = LlamaForCausalLM(LlamaForCausalLM.config_class(**fields)).to(model.dtype)
+    shared = {
+        name: value for name, value in model.state_dict().items() if not name.startswith("sinks.")
+    }
+    llama.load_state_dict(shared)
+    llama.generation_config = model.generation_config
+    return llama.eval()
+
+
+def token_losses(
+    logits_BTV: Tensor, labels_BT: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
+    """Cross entropy of every token's successor.
+
+    Args:
+        logits_BTV: Of `SinkForCausalLM`.
+        labels_BT: int64, unshifted; -100 is ignored.
+        position_ids: int64 [B, T]; the first token of each packed document is not predicted.
+
+    Returns:
+        float32 [B, T - 1], nats; entry t is the loss of predicting token t + 1, 0 where ignored.
+    """
+    targets = _next_labels(labels_BT, position_ids)
+    losses = nn.functional.cross_entropy(
+        logits_BTV[:, :-1].float().flatten(0, 1),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    return losses.view(targets.shape)
+
+
+def _next_labels(labels_BT: Tensor, position_ids: Tensor | None) -> Tensor:
+    targets = labels_BT[:, 1:]
+    if position_ids is not None:
+        targets = targets.masked_fill(position_ids.diff(dim=1) != 1, IGNORED)
+    return targets
+
+
+def _check_packing(
+    position_ids: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None
+) -> None:
+    """Refuse packed rows where transformers would let attention cross documents in silence."""
+    if attention_mask is None and past_key_values is None:
+        return
+    begins = position_ids.diff(dim=1) != 1
+    if attention_mask is not None and attention_mask.ndim == 2:
+        # Left padding repeats positions; a document begins only between two real tokens.
+        real = attention_mask[:, -position_ids.shape[1] :].bool()
+        begins = begins & real[:, 1:] & real[:, :-1]
+    if begins.any():
+        raise ValueError(
+            "packed rows (position_ids that restart) take no attention_mask and no cache: "
+            "pad them with a document of sequence ID 0"
+        )
+
+
+AutoConfig.register("sink_llama", SinkConfig)
+AutoModel.register(SinkConfig, SinkModel)
+AutoModelForCausalLM.register(SinkConfig, SinkForCausalLM)
