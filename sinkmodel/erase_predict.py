@@ -1,0 +1,231 @@
+"""Predict an erase: which bytes become zero, and every digest that the files have afterwards.
+
+Reads the run and writes nothing. The sink map and the leaves are small, so their whole new content
+is made here; the banks and the optimizer state are only named by byte ranges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests import merkle
+from manifests.errors import CheckpointError, IntegrityError
+from manifests.sequence_id import format_id
+from sinkmodel import run_files
+from sinkmodel.bank_format import (
+    Bank,
+    header_digest,
+    leaves_path,
+    open_banks,
+    open_regular,
+    read_exactly,
+    read_header,
+    read_leaves,
+)
+from sinkmodel.erase_receipt import (
+    BankChange,
+    ChangedLeaf,
+    EraseReceipt,
+    FileChange,
+    ZeroedRange,
+)
+
+SINK_MAP = "sink_map.parquet"
+_STATE_INDEX = "blocks"
+_INDEX_BYTES = {"I64": 8, "I32": 4}
+Ranges = dict[str, list[tuple[int, int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The receipt, and the whole new content of the small files that are swapped, by name."""
+
+    receipt: EraseReceipt
+    swapped: Mapping[str, bytes]
+
+
+def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
+    """Everything that erasing `blocks` and forgetting `ids` will change, from the run as it is.
+
+    Args:
+        run: The run directory.
+        ids: Sequence IDs, ascending.
+        blocks: Block indices over all banks, ascending; all blocks of each ID are among them.
+
+    Raises:
+        CheckpointError: The run does not fit the request.
+        IntegrityError: A planned block does not have the leaf that the run stores for it.
+    """
+    names = run_files.list_files(run)
+    banks = open_banks(run)
+    forgotten, new_map = _mark_forgotten(run, ids, blocks)
+    rows = _rows_by_bank(run, banks, blocks)
+    ranges: Ranges = {
+        bank.path.name: [bank.byte_range(row) for row in rows[index]]
+        for index, bank in enumerate(banks)
+        if rows[index]
+    }
+    state, optimizer_blocks = _state_ranges(run, banks, names, blocks)
+    ranges |= state
+    already = forgotten and all(
+        run_files.is_zero(run / name, spans) for name, spans in ranges.items()
+    )
+    swapped = {SINK_MAP: new_map}
+    changes, first = [], 0
+    for index, bank in enumerate(banks):
+        change, leaves = _bank_change(bank, first, rows[index])
+        changes.append(change)
+        if rows[index]:
+            swapped[leaves_path(bank.path).name] = leaves
+        first += bank.blocks
+    total = sum(end - begin for spans in ranges.values() for begin, end in spans)
+    receipt = EraseReceipt(
+        ids=tuple(ids),
+        blocks=tuple(blocks),
+        files=() if already else _file_changes(run, names, ranges, swapped),
+        banks=tuple(changes),
+        zeroed=tuple(
+            ZeroedRange(file=name, begin=begin, end=end)
+            for name in sorted(ranges)
+            for begin, end in ranges[name]
+        ),
+        optimizer_state=any(name.startswith("state/sinks-") for name in names),
+        optimizer_blocks=optimizer_blocks,
+        bytes_zeroed=0 if already else total,
+        already_erased=already,
+    )
+    return Prediction(receipt=receipt, swapped=swapped)
+
+
+def _file_changes(
+    run: Path,
+    names: Iterable[str],
+    ranges: Mapping[str, Sequence[tuple[int, int]]],
+    swapped: Mapping[str, bytes],
+) -> tuple[FileChange, ...]:
+    changes = []
+    for name in names:
+        before, after = run_files.digest_with_zeros(run / name, ranges.get(name, ()))
+        if name in swapped:
+            after = hashlib.sha256(swapped[name]).hexdigest()
+        changes.append(FileChange(name=name, before=before, after=after))
+    return tuple(changes)
+
+
+def _rows_by_bank(run: Path, banks: Sequence[Bank], blocks: Sequence[int]) -> list[list[int]]:
+    """The rows of each bank that hold the blocks."""
+    total = sum(bank.blocks for bank in banks)
+    outside = [block for block in blocks if not 0 <= block < total]
+    if outside or not blocks:
+        raise CheckpointError(
+            f"blocks to erase in {run}",
+            expected=f"blocks 0 to {total - 1}" if total else "a run with sink banks",
+            found=f"block {outside[0]}" if outside else "no block",
+            remedy="plan again from the sink map of this run",
+        )
+    rows: list[list[int]] = [[] for _ in banks]
+    for block in blocks:
+        rows[block // banks[0].blocks].append(block % banks[0].blocks)
+    return rows
+
+
+def _bank_change(bank: Bank, first_block: int, rows: Sequence[int]) -> tuple[BankChange, bytes]:
+    """The bank's roots before and after, and the bytes of its new `.leaves` file."""
+    leaves = read_leaves(bank)
+    zero = merkle.leaf_hash(bytes(bank.block_bytes))
+    root_before = merkle.tree_root(leaves)
+    changed = []
+    for row in rows:
+        if merkle.leaf_hash(bank.read_block(row)) != leaves[row]:
+            raise IntegrityError(
+                f"block {first_block + row} in {bank.path.name}",
+                expected=f"leaf {leaves[row].hex()[:16]}… as stored when it was written",
+                found="other bytes",
+                remedy="restore the bank: something changed it behind the run's back",
+            )
+        if leaves[row] != zero:
+            block = first_block + row
+            changed.append(
+                ChangedLeaf(block=block, row=row, before=leaves[row].hex(), after=zero.hex())
+            )
+            leaves[row] = zero
+    return BankChange(
+        file=bank.path.name,
+        blocks=bank.blocks,
+        header=header_digest(bank),
+        root_before=root_before.hex(),
+        root_after=merkle.tree_root(leaves).hex(),
+        changed=tuple(changed),
+    ), b"".join(leaves)
+
+
+def _state_ranges(
+    run: Path, banks: Sequence[Bank], names: Iterable[str], blocks: Sequence[int]
+) -> tuple[Ranges, int]:
+    """Byte ranges of the blocks' optimizer state, by file, and how many blocks have state.
+
+    A state file holds `blocks` (which block each row belongs to) and tensors with as many rows:
+    every row of a planned block is zeroed in each of them, whatever the tensor's name, so that no
+    further moment estimate is forgotten here.
+    """
+    wanted, found = set(blocks), 0
+    ranges: Ranges = {}
+    bank_names = {f"state/{bank.path.name}" for bank in banks}
+    for name in sorted(bank_names & set(names)):
+        path = run / name
+        tensors = {tensor.name: tensor for tensor in read_header(path)}
+        index = tensors.pop(_STATE_INDEX, None)
+        if index is None or index.dtype not in _INDEX_BYTES or len(index.shape) != 1:
+            raise _bad_state(name, f"a tensor {_STATE_INDEX!r} of block indices", "none")
+        for tensor in tensors.values():
+            if tensor.shape[:1] != index.shape:
+                raise _bad_state(
+                    name, f"{index.shape[0]} rows in {tensor.name!r}", str(list(tensor.shape))
+                )
+        with open_regular(path) as descriptor:
+            raw = read_exactly(descriptor, path, index.start, index.end - index.start)
+        width = _INDEX_BYTES[index.dtype]
+        held = [int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)]
+        rows = [row for row, block in enumerate(held) if block in wanted]
+        found += len(rows)
+        spans = sorted(tensor.row_range(row) for tensor in tensors.values() for row in rows)
+        if spans:
+            ranges[name] = spans
+    return ranges, found
+
+
+def _bad_state(name: str, expected: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"optimizer state {name}",
+        expected=expected,
+        found=found,
+        remedy="remove state/ if training will not be resumed, or restore it",
+    )
+
+
+def _mark_forgotten(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> tuple[bool, bytes]:
+    """Whether `ids` are forgotten already, and the bytes of the sink map where they are."""
+    import numpy as np
+
+    from sinkmodel.allocation import SinkMap
+
+    sink_map = SinkMap.read(run / SINK_MAP)
+    chosen = np.flatnonzero(np.isin(sink_map.sequence_ids, np.asarray(ids, dtype=np.int64)))
+    found = {int(sink_map.sequence_ids[row]): int(row) for row in chosen}
+    wanted, lists = set(blocks), sink_map.lists
+    for sequence_id in ids:
+        row = found.get(sequence_id)
+        span = slice(0, 0) if row is None else slice(*lists.offsets[row : row + 2].tolist())
+        own = {int(block) for block in lists.blocks[span]}
+        if not own or not wanted.issuperset(own):
+            raise CheckpointError(
+                f"sequence {format_id(sequence_id)} in {SINK_MAP}",
+                expected="blocks of its own, all of them among the blocks to erase",
+                found="no row" if row is None else f"{len(own)} blocks",
+                remedy="plan again from the sink map of this run",
+            )
+    already = not bool(sink_map.active[chosen].any())
+    return already, (run / SINK_MAP).read_bytes() if already else sink_map.forget(ids).to_bytes()
