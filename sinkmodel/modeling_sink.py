@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     GenerationMixin,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
 )
@@ -273,7 +274,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         if labels is not None:
             losses_BT = token_losses(logits_BTV, labels, position_ids)
             counted = (_next_labels(labels, position_ids) != IGNORED).sum()
-            loss = losses_BT.sum() / counted
+            loss = losses_BT.sum() / counted.clamp(min=1)
         output = CausalLMOutputWithPast(
             loss=loss, logits=logits_BTV, past_key_values=outputs.past_key_values
         )
@@ -321,12 +322,16 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
 
     # --- generation ------------------------------------------------------------------------------
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
         """Model inputs of one decoding step; the base class refuses unknown arguments before.
 
         `sequence_ids` [B] (one ID a row) or [B, T] are cut to the step's tokens.
         """
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        # Untyped on purpose: the mixin annotates its own `self` as another protocol.
+        prepare: Any = GenerationMixin.prepare_inputs_for_generation
+        inputs: dict[str, Any] = prepare(self, input_ids, **kwargs)
         sequence_ids = inputs.get("sequence_ids")
         if sequence_ids is not None:
             step = inputs["input_ids"] if inputs.get("input_ids") is not None else input_ids
@@ -372,7 +377,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         self.sink_map.save(directory / SINK_MAP_FILE)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Any:
         """Load a run directory: weights, then its sink map.
@@ -414,7 +419,8 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         for name in ("model_type", "architectures", "transformers_version", "dtype"):
             fields.pop(name, None)
         config = SinkConfig.sized(num_blocks=sink_map.num_blocks, block_size=block_size, **fields)
-        model = cls(config).to(llama.dtype)
+        model = cls(config)
+        nn.Module.to(model, dtype=llama.dtype)
         state = {f"sinks.{name}": value for name, value in model.sinks.state_dict().items()}
         model.load_state_dict({**state, **llama.state_dict()})
         model.generation_config = llama.generation_config
@@ -432,7 +438,8 @@ def export_llama(model: SinkForCausalLM) -> LlamaForCausalLM:
     ours = ("model_type", "architectures", "transformers_version", "dtype")
     for name in (*ours, "block_size", "num_blocks", "blocks_per_bank"):
         fields.pop(name, None)
-    llama = LlamaForCausalLM(LlamaForCausalLM.config_class(**fields)).to(model.dtype)
+    llama = LlamaForCausalLM(LlamaConfig(**fields))
+    nn.Module.to(llama, dtype=model.dtype)
     shared = {
         name: value for name, value in model.state_dict().items() if not name.startswith("sinks.")
     }
