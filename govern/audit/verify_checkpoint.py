@@ -1,0 +1,328 @@
+"""The checks of a report against a run directory. No torch, and no code of the eraser.
+
+The argument runs over the bytes on disk only:
+
+    1. Every file has the digest that the statement lists, and no other file is there.
+    2. The leaf of every block, hashed afresh, gives the bank's root after.
+    3. With the old leaves put back at the changed blocks, the same leaves give the root before.
+       SHA-256 trees have one set of leaves, so *only* the changed blocks changed.
+    4. The root before is the one that the record of training pins, or follows from it through
+       earlier statements of the ledger.
+    5. The planned blocks, and the optimizer state of the same blocks, are zero bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from govern.audit.checkpoint_files import BANK_NAME, ScannedRun
+from govern.audit.findings import Check, NotCheckableError, run_check
+from govern.audit.records import malformed
+from govern.audit.statement import BankIntegrity, Predicate, Statement
+from manifests import merkle
+from manifests.errors import IntegrityError
+from manifests.files import canonical_json
+from manifests.sequence_id import format_id, parse_id
+from sinkmodel.bank_format import Tensor, open_regular, read_exactly, read_header
+
+_RECORD = "training.json"
+_SINK_MAP = "sink_map.parquet"
+_INDEX_BYTES = {"I32": 4, "I64": 8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointChecks:
+    """The checks of one statement against one scanned run.
+
+    Attributes:
+        statement: What is claimed.
+        run: What is there.
+        earlier: Statements that precede this one in the ledger, newest first; empty without one.
+    """
+
+    statement: Statement
+    run: ScannedRun
+    earlier: Sequence[Statement] = field(default=())
+
+    @property
+    def predicate(self) -> Predicate:
+        """The predicate of the statement."""
+        return self.statement.predicate
+
+    def all(self) -> list[Check]:
+        """Every check, in the order of the argument."""
+        questions = {
+            "checkpoint files": self._files,
+            "sink banks": self._banks,
+            "erased blocks are zero": self._zero_blocks,
+            "record of training": self._training_record,
+            "optimizer state": self._optimizer_state,
+            "sink map": self._sink_map,
+        }
+        return [run_check(name, question) for name, question in questions.items()]
+
+    # --- 1: files --------------------------------------------------------------------------------
+
+    def _files(self) -> str | list[str]:
+        listed = {subject.name: subject.digest.sha256 for subject in self.statement.subject}
+        found = self.run.digests
+        faults = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
+        faults += [f"{name} has other bytes" for name in sorted(listed)
+                   if name in found and found[name] != listed[name]]  # fmt: skip
+        faults += [f"{name} is not in the statement" for name in sorted(set(found) - set(listed))]
+        return faults or f"{len(found)} files, every digest as stated"
+
+    # --- 2 and 3: banks --------------------------------------------------------------------------
+
+    def _banks(self) -> str | list[str]:
+        stated = {bank.file: bank for bank in self.predicate.integrity.banks}
+        faults = [f"{name} is missing" for name in sorted(set(stated) - set(self.run.leaves))]
+        faults += [
+            f"{name} is not in the statement" for name in sorted(set(self.run.leaves) - set(stated))
+        ]
+        for name in sorted(set(stated) & set(self.run.leaves)):
+            faults += self._bank(stated[name], self.run.leaves[name])
+        changed = sum(len(bank.changed) for bank in stated.values())
+        total = sum(len(leaves) for leaves in self.run.leaves.values())
+        return faults or f"{changed} of {total} blocks changed, and no other"
+
+    def _bank(self, bank: BankIntegrity, leaves: list[bytes]) -> list[str]:
+        if bank.blocks != len(leaves):
+            return [f"{bank.file} holds {len(leaves)} blocks, the statement says {bank.blocks}"]
+        rows = [change.row for change in bank.changed]
+        if len(set(rows)) != len(rows) or any(row >= len(leaves) for row in rows):
+            return [f"the statement lists impossible rows of {bank.file}"]
+        faults = [
+            f"block {change.block} in {bank.file} has other bytes than stated"
+            for change in bank.changed
+            if leaves[change.row].hex() != change.leaf_after
+        ]
+        levels = merkle.tree_levels(leaves)
+        if levels[-1][0].hex() != bank.root_after:
+            faults.append(f"{bank.file} does not have the stated root")
+        old = {change.row: bytes.fromhex(change.leaf_before) for change in bank.changed}
+        if root_with(levels, old).hex() != bank.root_before:
+            faults.append(f"blocks of {bank.file} beside the stated ones changed")
+        return faults + self._stored_leaves(bank.file, leaves)
+
+    def _stored_leaves(self, bank_file: str, leaves: list[bytes]) -> list[str]:
+        name = bank_file.replace(".safetensors", ".leaves")
+        if name not in self.run.digests:
+            return [f"{name} is missing"]
+        stored = self._read(name)
+        return [] if stored == b"".join(leaves) else [f"{name} does not hold the blocks' leaves"]
+
+    # --- 4: the record of training ---------------------------------------------------------------
+
+    def _training_record(self) -> str | list[str]:
+        record = self._record()
+        pin, stated = record.get("manifest"), self.predicate.selection.manifest
+        faults = []
+        if pin != {"content_digest": stated.content_digest, "snapshot": stated.snapshot}:
+            faults.append(f"{_RECORD} pins another manifest than the statement")
+        trained = {bank["file"]: (bank["blocks"], bank["root"]) for bank in record["banks"]}
+        banks = {b.file: (b.blocks, b.root_before) for b in self.predicate.integrity.banks}
+        if sorted(trained) != sorted(banks):
+            return [*faults, f"{_RECORD} lists other banks than the statement"]
+        differ = [name for name in sorted(banks) if banks[name] != trained[name]]
+        faults += self._untouchable(record["files"], first_erase=not differ)
+        if faults or not differ:
+            return (
+                faults or f"roots before are those of training, manifest snapshot {stated.snapshot}"
+            )
+        links = max(self._links(name, trained[name][1]) for name in differ)
+        return f"roots before follow from training through {links} earlier statements"
+
+    def _links(self, bank_file: str, trained_root: str) -> int:
+        """How many earlier statements lead from the root of training to this root before."""
+        root = next(b.root_before for b in self.predicate.integrity.banks if b.file == bank_file)
+        links = 0
+        for statement in self.earlier:
+            for bank in statement.predicate.integrity.banks:
+                if bank.file == bank_file and bank.root_after == root != trained_root:
+                    root = bank.root_before
+                    links += 1
+        if root == trained_root:
+            return links
+        if self.earlier:
+            raise IntegrityError(
+                bank_file,
+                expected="a root before that training or an earlier statement left",
+                found=f"root {root[:16]}…",
+                remedy="find out who changed the bank between training and this erase",
+            )
+        raise NotCheckableError(
+            f"{bank_file} was changed before this erase; --ledger shows whether by a recorded one"
+        )
+
+    def _untouchable(self, trained: dict[str, Any], *, first_erase: bool) -> list[str]:
+        """Files whose digest before is not the one of training."""
+        faults = []
+        for file in self.predicate.integrity.files:
+            erasable = file.name.startswith(("sinks-", "state/")) or file.name == _SINK_MAP
+            known = trained.get(file.name)
+            if known and known != file.sha256_before and (first_erase or not erasable):
+                faults.append(f"{file.name} was not as training left it")
+        return faults
+
+    def _record(self) -> dict[str, Any]:
+        if _RECORD not in self.run.digests:
+            raise malformed(_RECORD, "the record of training", "no such file")
+        data = self._read(_RECORD)
+        try:
+            record = json.loads(data)
+            whole = canonical_json(record) == data
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole or not isinstance(record, dict):
+            raise malformed(_RECORD, "canonical JSON", "other bytes")
+        banks, files = record.get("banks"), record.get("files")
+        if (
+            not isinstance(files, dict)
+            or not isinstance(banks, list)
+            or not all(map(_is_bank, banks))
+        ):
+            raise malformed(_RECORD, "banks with file, blocks and root; files", "another form")
+        return record
+
+    # --- 5: zero bytes ---------------------------------------------------------------------------
+
+    def _planned(self) -> list[int]:
+        return sorted(
+            {b for s in self.predicate.blocks.sequences for b in (*s.exclusive, *s.shared)}
+        )
+
+    def _zero_blocks(self) -> str | list[str]:
+        names = sorted(name for name in self.run.leaves if BANK_NAME.fullmatch(name))
+        planned = self._planned()
+        if planned and not names:
+            return ["the run has no sink banks"]
+        faults = []
+        for block in planned:
+            each = len(self.run.leaves[names[0]])
+            index, row = divmod(block, each)
+            if index >= len(names) or row >= len(self.run.leaves[names[index]]):
+                faults.append(f"block {block} lies in no bank")
+            elif self.run.leaves[names[index]][row] != self.run.zero_leaf[names[index]]:
+                faults.append(f"block {block} in {names[index]} is not zero")
+        return faults or f"{len(planned)} blocks"
+
+    def _optimizer_state(self) -> str | list[str]:
+        names = [n for n in self.run.digests if n.startswith("state/sinks-")]
+        stated = self.predicate.integrity.optimizer_state
+        if stated.present != bool(names):
+            return [f"the statement says {'some' if stated.present else 'none'}, the run differs"]
+        planned = set(self._planned())
+        faults, zeroed = [], 0
+        for name in sorted(names):
+            remaining, rows = self._state_rows(name, planned)
+            faults += remaining
+            zeroed += rows
+        if zeroed != stated.blocks_zeroed:
+            faults.append(f"{zeroed} blocks have state, the statement says {stated.blocks_zeroed}")
+        return faults or (f"{zeroed} blocks zero" if names else "the run keeps none")
+
+    def _state_rows(self, name: str, planned: set[int]) -> tuple[list[str], int]:
+        """Faults of one state file, and how many of its rows belong to planned blocks."""
+        path = self.run.path / name
+        tensors = {tensor.name: tensor for tensor in read_header(path)}
+        index = tensors.pop("blocks", None)
+        if index is None or index.dtype not in _INDEX_BYTES or len(index.shape) != 1:
+            return [f"{name} has no index of blocks"], 0
+        raw = self._read(name, index.start, index.end)
+        width = _INDEX_BYTES[index.dtype]
+        held = [int.from_bytes(raw[at : at + width], "little") for at in range(0, len(raw), width)]
+        rows = {row: block for row, block in enumerate(held) if block in planned}
+        faults = [
+            f"{tensor.name} of block {block} in {name} is not zero"
+            for tensor in tensors.values()
+            for row, block in rows.items()
+            if not self._row_is_zero(name, tensor, row, len(held))
+        ]
+        return faults, len(rows)
+
+    def _row_is_zero(self, name: str, tensor: Tensor, row: int, rows: int) -> bool:
+        if not tensor.shape or tensor.shape[0] != rows:
+            return False
+        data = self._read(name, *tensor.row_range(row))
+        return data.count(0) == len(data)
+
+    # --- the sink map ----------------------------------------------------------------------------
+
+    def _sink_map(self) -> str | list[str]:
+        if _SINK_MAP not in self.run.digests:
+            return [f"{_SINK_MAP} is missing"]
+        pinned = self.predicate.mechanism.allocation.sink_map_sha256_after
+        faults = []
+        if self.run.digests[_SINK_MAP] != pinned:
+            faults.append(f"{_SINK_MAP} has another digest than the allocation states")
+        status, blocks = self._read_sink_map()
+        users: dict[int, int] = {}
+        for sequence_id, owned in blocks.items():
+            if status[sequence_id] != "forgotten":
+                users.update(dict.fromkeys(owned, sequence_id))
+        for printed in self.predicate.selection.sequence_ids:
+            if status.get(parse_id(printed)) != "forgotten":
+                faults.append(f"{printed} is not marked forgotten in {_SINK_MAP}")
+        for stated in self.predicate.blocks.sequences:
+            erased = {*stated.exclusive, *stated.shared}
+            if set(blocks.get(parse_id(stated.sequence_id), ())) != erased:
+                faults.append(f"{stated.sequence_id} owns other blocks in {_SINK_MAP}")
+            faults += [
+                f"block {block} is called exclusive, {format_id(users[block])} uses it"
+                for block in stated.exclusive
+                if block in users
+            ]
+        return faults or f"{len(self.predicate.selection.sequence_ids)} IDs marked forgotten"
+
+    def _read_sink_map(self) -> tuple[dict[int, str], dict[int, list[int]]]:
+        try:
+            table = pq.read_table(
+                io.BytesIO(self._read(_SINK_MAP)), columns=["sequence_id", "status", "blocks"]
+            )
+        except (pa.ArrowException, OSError) as error:
+            raise malformed(_SINK_MAP, "a Parquet file", str(error).split("\n")[0]) from None
+        if table.num_columns != 3 or table.schema.field("sequence_id").type != pa.int64():
+            raise malformed(_SINK_MAP, "sequence_id, status and blocks", str(table.column_names))
+        ids = table["sequence_id"].to_pylist()
+        status = dict(zip(ids, table["status"].to_pylist(), strict=True))
+        return status, dict(zip(ids, table["blocks"].to_pylist(), strict=True))
+
+    def _read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
+        path = self.run.path / name
+        with open_regular(path) as descriptor:
+            end = path.stat().st_size if end is None else end
+            return read_exactly(descriptor, path, begin, end - begin)
+
+
+def _is_bank(value: object) -> bool:
+    form = {"file": str, "blocks": int, "root": str}
+    return isinstance(value, dict) and all(type(value.get(k)) is t for k, t in form.items())
+
+
+def root_with(levels: list[list[bytes]], replaced: dict[int, bytes]) -> bytes:
+    """The root of a tree after some leaves are replaced; costs log n hashes for each of them.
+
+    Args:
+        levels: `merkle.tree_levels` of the tree as it is.
+        replaced: Leaf index -> other leaf hash.
+    """
+    current = replaced
+    for below in levels[:-1]:
+        above = {}
+        for parent in {index // 2 for index in current}:
+            left = current.get(2 * parent, below[2 * parent])
+            if 2 * parent + 1 < len(below):
+                right = current.get(2 * parent + 1, below[2 * parent + 1])
+                above[parent] = merkle.node_hash(left, right)
+            else:
+                above[parent] = left
+        current = above
+    return current.get(0, levels[-1][0])
