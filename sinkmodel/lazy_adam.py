@@ -12,6 +12,8 @@ Tensor suffixes: U touched blocks of a step; "…" the axes [layers, 3, block_si
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,10 @@ class BlockAdam:
         self.eps = eps
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
-        self._states = [_TouchedBlocks(bank) for bank in sinks.banks]
+        firsts = itertools.accumulate((len(bank) for bank in sinks.banks), initial=0)
+        self._states = [
+            _TouchedBlocks(bank, first) for bank, first in zip(sinks.banks, firsts, strict=False)
+        ]
 
     @torch.no_grad()
     def step(self, *, rate: float = 1.0) -> None:
@@ -98,7 +103,7 @@ class BlockAdam:
         """For every bank the state of its touched blocks, as named tensors.
 
         Returns:
-            `blocks` int64 [n] (rows of the bank, ascending), `steps` int64 [n], `exp_avg` and
+            `blocks` int64 [n] (indices over all banks, ascending), `steps` int64 [n], `exp_avg` and
             `exp_avg_sq` float32 [n, …].
         """
         return [state.tensors() for state in self._states]
@@ -123,8 +128,9 @@ class BlockAdam:
 class _TouchedBlocks:
     """Adam's state of the touched blocks of one bank, in slots in the order of first touch."""
 
-    def __init__(self, bank: Tensor) -> None:
+    def __init__(self, bank: Tensor, first_block: int) -> None:
         self._bank = bank
+        self._first_block = first_block
         self._slot_of_row: dict[int, int] = {}
         self.exp_avg = self._zeros(0)
         self.exp_avg_sq = self._zeros(0)
@@ -152,7 +158,7 @@ class _TouchedBlocks:
         rows = sorted(self._slot_of_row)
         slots = torch.tensor([self._slot_of_row[row] for row in rows], dtype=torch.int64)
         return {
-            "blocks": torch.tensor(rows, dtype=torch.int64),
+            "blocks": torch.tensor(rows, dtype=torch.int64) + self._first_block,
             "steps": self.steps[slots],
             "exp_avg": self.exp_avg[slots],
             "exp_avg_sq": self.exp_avg_sq[slots],
@@ -160,14 +166,16 @@ class _TouchedBlocks:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Replace the state by what `tensors` gave."""
-        rows = tensors["blocks"].tolist()
+        rows = (tensors["blocks"] - self._first_block).tolist()
         shape = (len(rows), *self._bank.shape[1:])
         fits = all(tuple(tensors[name].shape) == shape for name in _MOMENTS)
-        if not fits or rows != sorted(set(rows)) or any(r >= len(self._bank) for r in rows):
+        inside = rows == sorted(set(rows) & set(range(len(self._bank))))
+        if not fits or not inside:
             raise CheckpointError(
                 "optimizer state of a bank",
-                expected=f"moments of ascending rows below {len(self._bank)} of shape {shape}",
-                found=f"rows {rows[:3]}… with moments {list(tensors['exp_avg'].shape)}",
+                expected=f"ascending blocks of a bank of {len(self._bank)} from "
+                f"{self._first_block}, with moments {list(shape)}",
+                found=f"{len(rows)} blocks with moments {list(tensors['exp_avg'].shape)}",
                 remedy="resume with the state that was saved with this model",
             )
         self._slot_of_row = {row: slot for slot, row in enumerate(rows)}
