@@ -143,7 +143,7 @@ def save_model(
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    sink_map.save(path / SINK_MAP)
+    sink_map.write(path / SINK_MAP)
     banks = []
     for file in sorted(path.glob("sinks-*.safetensors")):
         root = write_leaves(file)

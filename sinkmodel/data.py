@@ -7,7 +7,7 @@ every other sequence. Three streams keep the promises of the policies:
     open     shared, pooled, and the first E exposures of private sequences: packed together, one
              optimizer step each; the shared neurons learn, and the sinks of what is in the batch
     sealed   later exposures of private sequences: packed together; only sinks learn
-    strict   one micro-batch for each exposure, of one sequence alone; only its sinks learn
+    strict   every exposure in micro-batches of its own, one sequence alone; only its sinks learn
 
 The open and the sealed stream do not depend on which strict documents exist, and no strict sequence
 shares a micro-batch with another: hence `strict` is exact to the bit.
@@ -108,15 +108,24 @@ def schedule(store: TokenStore, policies: Sequence[str], config: TrainConfig) ->
         for index, step in enumerate(steps)
     ]
     sealed_rows = list(_pack(_chunks(store, streams[1], times[1], length), length))
-    for i in range(0, len(sealed_rows), rows_each):
-        group = sealed_rows[i : i + rows_each]
-        batches.append(MicroBatch("sealed", group[0][0], tuple(row for _, row in group)))
+    batches += _sinks_only("sealed", sealed_rows, config.governed_rows)
     for document, time in zip(streams[2], times[2], strict=True):
         alone = _pack(_chunks(store, np.array([document]), np.array([time]), length), length)
-        batches.append(MicroBatch("strict", float(time), tuple(row for _, row in alone)))
-    # Stable and total: open before sealed before strict at one time, strict ones by their document.
+        batches += _sinks_only("strict", list(alone), config.governed_rows)
+    # Total: open before sealed before strict at one time, one document's chunks in their order.
     rank = {"open": 0, "sealed": 1, "strict": 2}
-    return sorted(batches, key=lambda b: (b.time, rank[b.stream], b.rows[0][0].document))
+    return sorted(
+        batches,
+        key=lambda b: (b.time, rank[b.stream], b.rows[0][0].document, b.rows[0][0].begin),
+    )
+
+
+def _sinks_only(
+    stream: Stream, rows: list[tuple[float, Row]], rows_each: int
+) -> Iterator[MicroBatch]:
+    for i in range(0, len(rows), rows_each):
+        group = rows[i : i + rows_each]
+        yield MicroBatch(stream, group[0][0], tuple(row for _, row in group))
 
 
 def _exposures(store: TokenStore, policies: Sequence[str], config: TrainConfig) -> _Exposures:

@@ -18,7 +18,7 @@ from manifests.errors import InputError
 _ABOVE_ZERO = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("context_length", "vocab_size", "block_size", "bank_bytes"),
-    *("epochs", "batch_rows", "learning_rate", "sink_rate", "clip_norm"),
+    *("epochs", "batch_rows", "governed_rows", "learning_rate", "sink_rate", "clip_norm"),
 )
 _ZERO_OR_MORE = (
     *("neurons_per_kilotoken", "pool_blocks", "pool_draws", "governed_exposures"),
@@ -51,7 +51,9 @@ class TrainConfig:
             private or strict sequence; matters for sequences with few copies.
         backbone_exposures: E of the design: a private sequence's first E exposures also train the
             shared neurons; `inf` is the published MemSinks training.
-        batch_rows: Rows of `context_length` tokens in one step.
+        batch_rows: Rows of `context_length` tokens in one step of the shared parameters.
+        governed_rows: Rows in one step of sinks alone; sinks learn a text by heart in steps, so few
+            rows a step are worth their overhead.
         max_document_tokens: Train on the first so many tokens of each document; 0 is all.
 
     Optimisation:
@@ -82,6 +84,7 @@ class TrainConfig:
     governed_exposures: int = 32
     backbone_exposures: float = 8.0
     batch_rows: int = 8
+    governed_rows: int = 1
     max_document_tokens: int = 0
 
     learning_rate: float = 2e-3

@@ -155,7 +155,8 @@ def _routing(
     by_bank = np.argsort(bank_of, kind="stable")
     slot_Q = np.full(len(block_Q), len(real_Q), dtype=np.int64)
     slot_Q[real_Q[by_bank]] = np.arange(len(real_Q))
-    in_order = bool((slot_Q == np.arange(len(block_Q))).all())
+    # No padding either: one padded slot at the end would look like the next number.
+    in_order = len(real_Q) == len(block_Q) and bool((slot_Q == np.arange(len(slot_Q))).all())
 
     def tensor(array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -74,7 +74,7 @@ def prepare(
         _sequence_lengths(store, policies),
         block_size=config.block_size,
         neurons_per_kilotoken=config.neurons_per_kilotoken,
-        pool_blocks=config.pool_blocks,
+        pool_blocks=config.pool_blocks if "pooled" in policies else 0,
         pool_draws=config.pool_draws,
         seed=config.seed,
     )
