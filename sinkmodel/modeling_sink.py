@@ -64,15 +64,22 @@ class SinkDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_BTD: Tensor,
-        sinks: list[Tensor] | None,
         routing: Routing | None,
-        *,
+        *sinks: Tensor,
         attention_mask: Any,
         position_ids: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
     ) -> Tensor:
-        """One layer; `sinks` are its weights by bucket, None for no sinks."""
+        """One layer.
+
+        Args:
+            hidden_BTD: Its input.
+            routing: Of the batch; None for no sinks.
+            sinks: The layer's weights by bucket. Positional, because re-entrant checkpointing
+                gives gradients to positional tensors only.
+            attention_mask, position_ids, position_embeddings, past_key_values: For attention.
+        """
         attention_BTD, _ = self.self_attn(
             hidden_states=self.input_layernorm(hidden_BTD),
             attention_mask=attention_mask,
@@ -83,7 +90,7 @@ class SinkDecoderLayer(GradientCheckpointingLayer):
         hidden_BTD = hidden_BTD + attention_BTD
         x_BTD = self.post_attention_layernorm(hidden_BTD)
         y_BTD = self.mlp(x_BTD)
-        if sinks is not None and routing is not None:
+        if routing is not None:
             y_BTD = gathered_sinks(x_BTD, y_BTD, sinks, routing, self.activation)
         return hidden_BTD + y_BTD
 
@@ -152,8 +159,8 @@ class SinkModel(SinkPreTrainedModel):
         for number, layer in enumerate(self.layers):
             hidden_BTD = layer(
                 hidden_BTD,
-                None if sinks is None else sinks[number],
                 routing,
+                *(sinks[number] if sinks is not None else ()),
                 attention_mask=mask,
                 position_ids=position_ids,
                 position_embeddings=rotary,
