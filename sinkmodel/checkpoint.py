@@ -23,14 +23,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from manifests import Manifest
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
-from sinkmodel.allocation import SinkMap
 from sinkmodel.bank_format import write_leaves
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 FORMAT = "memsinks-govern run"
 FORMAT_VERSION = 1
 RECORD = "training.json"
-SINK_MAP = "sink_map.parquet"
 STATE = "state"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow")
 
@@ -133,9 +131,9 @@ def pin_manifest(manifest: Manifest) -> dict[str, Any]:
 
 
 def save_model(
-    path: Path, model: SinkForCausalLM, tokenizer: PreTrainedTokenizerBase, sink_map: SinkMap
+    path: Path, model: SinkForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
-    """Write weights, tokenizer, sink map and Merkle leaves into an empty directory.
+    """Write weights with their sink map, tokenizer and Merkle leaves into an empty directory.
 
     Returns:
         file, blocks and root of every bank.
@@ -143,7 +141,6 @@ def save_model(
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    sink_map.write(path / SINK_MAP)
     banks = []
     for file in sorted(path.glob("sinks-*.safetensors")):
         root = write_leaves(file)

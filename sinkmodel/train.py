@@ -259,9 +259,7 @@ def _record(
 
 
 def _write_run(path: Path, trainer: Trainer, record: dict[str, Any]) -> None:
-    banks = checkpoint.save_model(
-        path, trainer.model, trainer.prepared.tokenizer, trainer.prepared.sink_map
-    )
+    banks = checkpoint.save_model(path, trainer.model, trainer.prepared.tokenizer)
     identity = _identity(trainer.prepared, trainer.config)
     _write_state(path / checkpoint.STATE, trainer, identity)
     checkpoint.seal(path, {**record, "banks": banks})
