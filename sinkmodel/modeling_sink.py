@@ -3,7 +3,6 @@
     SinkDecoderLayer   Llama's layer, plus the sinks of the batch
     SinkModel          embeddings, layers, norm; routes once and hands the sinks to every layer
     SinkForCausalLM    + language-model head, loss, generation, saving and loading
-    token_losses       cross entropy of every predicted token
 
 Importing this module registers the Auto classes.
 
@@ -24,7 +23,6 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     GenerationMixin,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
 )
@@ -43,11 +41,9 @@ from transformers.models.llama.modeling_llama import (
 from manifests.errors import CheckpointError, InputError
 from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
 from sinkmodel.configuration_sink import SinkConfig
+from sinkmodel.losses import IGNORED, next_labels, token_losses
 from sinkmodel.sink_mlp import Activation, Routing, SinkBanks, gathered_sinks, route
 from sinkmodel.weights import write_weights
-
-IGNORED = -100
-"""Label of a token that is not to be predicted, as in torch's cross entropy."""
 
 
 class SinkDecoderLayer(GradientCheckpointingLayer):
@@ -280,7 +276,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             losses_BT = token_losses(logits_BTV, labels, position_ids)
-            counted = (_next_labels(labels, position_ids) != IGNORED).sum()
+            counted = (next_labels(labels, position_ids) != IGNORED).sum()
             loss = losses_BT.sum() / counted.clamp(min=1)
         output = CausalLMOutputWithPast(
             loss=loss, logits=logits_BTV, past_key_values=outputs.past_key_values
@@ -434,55 +430,6 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         model.attach_sink_map(sink_map)
         model.sinks.initialise(sink_map, seed=seed)
         return model.eval()
-
-
-def export_llama(model: SinkForCausalLM) -> LlamaForCausalLM:
-    """The shared model alone, as a plain Llama with the logits of sinks off.
-
-    The weights are copies: training the one does not change the other.
-    """
-    fields = model.config.to_diff_dict()
-    ours = ("model_type", "architectures", "transformers_version", "dtype")
-    for name in (*ours, "block_size", "num_blocks", "blocks_per_bank"):
-        fields.pop(name, None)
-    llama = LlamaForCausalLM(LlamaConfig(**fields))
-    nn.Module.to(llama, dtype=model.dtype)
-    shared = {
-        name: value for name, value in model.state_dict().items() if not name.startswith("sinks.")
-    }
-    llama.load_state_dict(shared)
-    llama.generation_config = model.generation_config
-    return llama.eval()
-
-
-def token_losses(
-    logits_BTV: Tensor, labels_BT: Tensor, position_ids: Tensor | None = None
-) -> Tensor:
-    """Cross entropy of every token's successor.
-
-    Args:
-        logits_BTV: Of `SinkForCausalLM`.
-        labels_BT: int64, unshifted; -100 is ignored.
-        position_ids: int64 [B, T]; the first token of each packed document is not predicted.
-
-    Returns:
-        float32 [B, T - 1], nats; entry t is the loss of predicting token t + 1, 0 where ignored.
-    """
-    targets = _next_labels(labels_BT, position_ids)
-    losses = nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        reduction="none",
-    )
-    return losses.view(targets.shape)
-
-
-def _next_labels(labels_BT: Tensor, position_ids: Tensor | None) -> Tensor:
-    targets = labels_BT[:, 1:]
-    if position_ids is not None:
-        targets = targets.masked_fill(position_ids.diff(dim=1) != 1, IGNORED)
-    return targets
 
 
 def _check_packing(

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from manifests.errors import CheckpointError, InputError
 from sinkmodel import SinkConfig, SinkForCausalLM
 from sinkmodel.allocation import SinkMap
-from sinkmodel.modeling_sink import IGNORED, export_llama, token_losses
+from sinkmodel.conversion import export_llama
+from sinkmodel.losses import IGNORED, token_losses
 
 torch.set_num_threads(1)
 ROWS = [[(1, 9), (5, 4), (0, 3), (7, 6)], [(2, 12), (8, 5)], [(6, 22)]]
