@@ -1,8 +1,8 @@
 """The sequence ID: derive, print, parse.
 
-A sequence ID is a positive 63-bit integer, so that it fits a signed int64 column everywhere; 0 means
-"no sequence". It is derived from content alone, so the same cluster has the same ID whatever the
-order of files, the number of threads or the machine.
+A sequence ID is a positive 63-bit integer, so that it fits a signed int64 column everywhere; 0
+means "no sequence". It is derived from content alone, so the same cluster has the same ID whatever
+the order of files, the number of threads or the machine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,137 @@
+"""`govern ids`: raw corpora to sequence IDs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from govern.cli.render import Settings, emit
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from govern.ids.pipeline import BuildReport
+
+
+@click.group(epilog="Example: govern ids build corpus.jsonl.gz --out manifest")
+def ids() -> None:
+    """Give every document of a raw corpus a sequence ID."""
+
+
+@ids.command(epilog="Example: govern ids build 'dolma/*.json.gz' --out manifest --keep license")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new manifest.")
+@click.option("--source", help="Source of all documents.  [default: the input's name]")
+@click.option("--text-field", default="text", show_default=True, help="The field with the text.")
+@click.option("--id-field", default="id", show_default=True, help="The field with the ID.")
+@click.option(
+    "--keep", default="", metavar="COL,...", help="Columns to keep, such as owner,license."
+)
+@click.option(
+    "--threshold",
+    default=0.7,
+    show_default=True,
+    help="Least Jaccard similarity of near-duplicates.",
+)
+@click.option("--ngram", default=5, show_default=True, help="Words of a shingle.")
+@click.option(
+    "--reserve",
+    default=0.0,
+    show_default=True,
+    help="Fraction of sequences to set aside as never-trained reference.",
+)
+@click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@click.pass_obj
+def build(
+    settings: Settings,
+    inputs: tuple[str, ...],
+    out: Path,
+    source: str | None,
+    text_field: str,
+    id_field: str,
+    keep: str,
+    threshold: float,
+    ngram: int,
+    reserve: float,
+    workers: int | None,
+) -> None:
+    """Read a corpus, find near-duplicates and write a manifest.
+
+    INPUT is a .jsonl, .csv, .txt (each plain, .gz or .zst), .parquet or .arrow file, a folder of
+    such files, a glob pattern, or an fsspec URL. Every record becomes a document or a reject.
+    """
+    import os
+
+    from govern.ids.corpus import ReadOptions
+    from govern.ids.pipeline import BuildConfig, build_ids
+
+    config = BuildConfig(
+        read=ReadOptions(
+            source=source,
+            text_field=text_field,
+            id_field=id_field,
+            keep=tuple(name.strip() for name in keep.split(",") if name.strip()),
+        ),
+        threshold=threshold,
+        ngram=ngram,
+        reserve=reserve,
+        workers=workers if workers is not None else os.cpu_count() or 1,
+    )
+    with _progress(settings) as progress:
+        report = build_ids(inputs, out, config, progress)
+    emit(settings, {**vars(report), "path": str(report.path)}, lambda: _report_text(report))
+
+
+def _report_text(report: BuildReport) -> str:
+    lines = [
+        f"manifest   {report.path}",
+        f"records    {report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes",
+        f"documents  {report.documents:,}, {report.distinct_texts:,} distinct texts",
+        f"sequences  {report.sequences:,}, from {report.links:,} verified links",
+        f"rejects    {report.rejects:,}"
+        + "".join(f"; {reason} {n:,}" for reason, n in report.reject_reasons.items()),
+        f"digest     {report.digest}",
+        f"time       {report.seconds:.1f} s",
+    ]
+    return "\n".join(lines)
+
+
+class _Bars:
+    """Stages as rich progress bars on stderr."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Finish the bar before and begin another."""
+        self._end()
+        self._task = self._bars.add_task(f"{name} ({unit})", total=total)
+
+    def advance(self, amount: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def _end(self) -> None:
+        if self._task is not None:
+            done = self._bars.tasks[-1].completed
+            self._bars.update(self._task, total=done, completed=done)
+
+
+@contextmanager
+def _progress(settings: Settings) -> Iterator[_Bars | None]:
+    if settings.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bars(bars)

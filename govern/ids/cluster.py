@@ -1,0 +1,56 @@
+"""Fifth stage: clusters in which every member is linked to the representative.
+
+Connected components chain: a-b and b-c are similar, a and c need not be. So each component is
+re-centred: its smallest text (by content hash) represents itself and every text linked to it; of
+what remains the smallest again founds a cluster with those that fit it, and so on. Every member
+then has an exact Jaccard similarity of at least the threshold to its representative.
+
+Going through all texts in ascending order does this to all components at once, since a link never
+leaves a component. The result is a pure function of the set of links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from govern.ids.verify import Links
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """The cluster of each text.
+
+    Attributes:
+        representative: int64 [texts], the text that represents it; itself for a representative.
+        similarity: float64 [texts], exact Jaccard similarity to it.
+    """
+
+    representative: npt.NDArray[np.int64]
+    similarity: npt.NDArray[np.float64]
+
+
+@njit(nogil=True, cache=True)
+def _recentre(begins, b, jaccard, representative, similarity):  # type: ignore[no-untyped-def]
+    for text in range(len(begins) - 1):
+        if representative[text] >= 0:
+            continue
+        representative[text] = text
+        similarity[text] = 1.0
+        # Links go from the smaller text to the larger; smaller neighbours have a cluster already.
+        for link in range(begins[text], begins[text + 1]):
+            if representative[b[link]] < 0:
+                representative[b[link]] = text
+                similarity[b[link]] = jaccard[link]
+
+
+def cluster(n_texts: int, links: Links) -> Clusters:
+    """Cluster texts by their links (ascending by (a, b), a < b)."""
+    begins = np.searchsorted(links.a, np.arange(n_texts + 1)).astype(np.int64)
+    representative = np.full(n_texts, -1, dtype=np.int64)
+    similarity = np.zeros(n_texts, dtype=np.float64)
+    _recentre(begins, links.b, links.jaccard, representative, similarity)
+    return Clusters(representative=representative, similarity=similarity)

@@ -1,0 +1,361 @@
+"""A raw corpus as a stream of Arrow batches: `read_corpus`.
+
+Every input record becomes one row, either of a batch's `documents` or of its `rejects`. Batches are
+bounded by bytes and rows; nothing is held beyond the one that is being filled.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from govern.ids.readers import record as reasons
+from govern.ids.readers.formats import READERS, Reader
+from govern.ids.readers.record import MISSING, Broken, Fields, Record
+from govern.ids.readers.streams import COMPRESSED, is_url, open_binary
+from manifests.errors import InputError
+from manifests.reader import SEQUENCE_COLUMNS
+from manifests.schema import CONTEXT_BYTES, DOCUMENTS, REJECTS
+
+_FIRM = frozenset(DOCUMENTS.names) | frozenset(SEQUENCE_COLUMNS) | {"text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How records are read.
+
+    Attributes:
+        source: The source of every document; by default the name of the input: a file's without
+            its suffixes, or the folder's.
+        text_field: The field with the text.
+        id_field: The field with the document's ID; a record without it is named path#row.
+        keep: Governance columns to keep as they are.
+        batch_bytes: Bytes of text after which a batch is handed on.
+        batch_rows: Documents after which a batch is handed on.
+        max_record_bytes: A longer record is rejected, and never held in memory.
+    """
+
+    source: str | None = None
+    text_field: str = "text"
+    id_field: str = "id"
+    keep: tuple[str, ...] = ()
+    batch_bytes: int = 8 << 20
+    batch_rows: int = 16_384
+    max_record_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        clash = sorted(_FIRM & set(self.keep))
+        if clash or len(set(self.keep)) != len(self.keep):
+            raise InputError(
+                f"--keep {','.join(self.keep)}",
+                expected="distinct columns with names of their own",
+                found=f"{', '.join(clash)}, which the manifest has" if clash else "a name twice",
+                remedy="leave it out, or rename the field in the corpus",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFile:
+    """One file to read: as the user named it, with its size and the source it stands for."""
+
+    uri: str
+    bytes: int
+    source: str
+    reader: Reader
+    compression: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusBatch:
+    """A piece of a corpus.
+
+    Attributes:
+        documents: source, doc_id, uri string; row, start, end int64; text large_string; then the
+            kept columns as strings (what is not a string is its JSON text).
+        rejects: uri string, row int64, reason string, context binary.
+        kinds: For each kept column the JSON kinds seen: a subset of str, int, float, bool, json.
+        read: Files that were finished with this batch, in order.
+    """
+
+    documents: pa.RecordBatch
+    rejects: pa.RecordBatch
+    kinds: tuple[frozenset[str], ...]
+    read: tuple[CorpusFile, ...]
+
+
+def find_files(inputs: Sequence[str | os.PathLike[str]], source: str | None) -> list[CorpusFile]:
+    """The files that inputs name, by path; a file that is named twice is read once.
+
+    An input is a file, a folder (every file with a known suffix below it, hidden ones left out), a
+    glob pattern, or an fsspec URL of any of these.
+
+    Raises:
+        InputError: An input names nothing, or a file with an unknown suffix.
+    """
+    found: dict[str, CorpusFile] = {}
+    for given in inputs:
+        name = os.fspath(given)
+        for uri, size, stands_for in _expand(name):
+            one = _corpus_file(uri, size, source or stands_for)
+            if one is not None:
+                found.setdefault(uri, one)
+            elif uri == name:
+                raise InputError(
+                    f"corpus file {name}",
+                    expected=f"a name ending in {', '.join(READERS)}, plain or .gz or .zst",
+                    found="another suffix",
+                    remedy="rename it, or convert it to one of these formats",
+                )
+        if not found:
+            raise _nothing(name, "nothing that can be read there")
+    if not found:
+        raise _nothing("corpus", "no inputs")
+    return [found[uri] for uri in sorted(found)]
+
+
+def read_corpus(
+    inputs: Sequence[str | os.PathLike[str]], options: ReadOptions
+) -> Iterator[CorpusBatch]:
+    """Read a corpus as batches, file after file in the order of their names.
+
+    Raises:
+        InputError: An input cannot be found or opened, or has no text column at all.
+    """
+    yield from read_files(find_files(inputs, options.source), options)
+
+
+def read_files(files: Iterable[CorpusFile], options: ReadOptions) -> Iterator[CorpusBatch]:
+    """`read_corpus` for files that `find_files` found."""
+    fields = Fields(options.text_field, options.id_field, options.keep)
+    batch = _Batch(options)
+    for one in files:
+        with open_binary(one.uri) as file:
+            batch.enter(one)
+            for item in one.reader(
+                file, one.uri, one.compression, fields, options.max_record_bytes
+            ):
+                batch.add(item)
+                if batch.full:
+                    yield batch.take()
+        batch.read.append(one)
+    yield batch.take()
+
+
+@dataclass
+class _Batch:
+    """The batch being filled: judges records and gathers columns."""
+
+    options: ReadOptions
+    read: list[CorpusFile] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.columns: dict[str, list[Any]] = {
+            name: [] for name in ("source", "doc_id", "uri", "row", "end", "text")
+        }
+        self.kept: list[list[str | None]] = [[] for _ in self.options.keep]
+        self.kinds: list[set[str]] = [set() for _ in self.options.keep]
+        self.rejects: dict[str, list[Any]] = {name: [] for name in REJECTS.names}
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        rows = len(self.columns["row"]) + len(self.rejects["row"])
+        return self.size >= self.options.batch_bytes or rows >= self.options.batch_rows
+
+    def enter(self, file: CorpusFile) -> None:
+        """Go on with another file."""
+        self.uri, self.source = file.uri, file.source
+
+    def add(self, item: Record | Broken) -> None:
+        """Put a record where it belongs."""
+        if isinstance(item, Broken):
+            self._reject(item.row, item.reason, item.context)
+            return
+        row, text, doc_id, kept = item
+        if type(text) is not str:
+            self._reject(row, _why_no_text(text), _context(text))
+            return
+        if not text or text.isspace():
+            self._reject(row, reasons.EMPTY_TEXT, _context(doc_id))
+            return
+        if doc_id is None:
+            doc_id = f"{self.uri}#{row}"
+        elif type(doc_id) is int:
+            doc_id = str(doc_id)
+        elif type(doc_id) is not str or not doc_id:
+            self._reject(row, reasons.BAD_ID, _context(doc_id))
+            return
+        try:
+            n_bytes = len(text) if text.isascii() else len(text.encode())
+            doc_id.encode()
+        except UnicodeEncodeError:
+            self._reject(row, reasons.INVALID_UTF8, _context(text))
+            return
+        if n_bytes > self.options.max_record_bytes:
+            self._reject(row, reasons.TOO_LONG, _context(text))
+            return
+        columns = self.columns
+        columns["source"].append(self.source)
+        columns["doc_id"].append(doc_id)
+        columns["uri"].append(self.uri)
+        columns["row"].append(row)
+        columns["end"].append(n_bytes)
+        columns["text"].append(text)
+        for values, kinds, value in zip(self.kept, self.kinds, kept, strict=True):
+            values.append(_kept_value(value, kinds))
+        self.size += n_bytes
+
+    def _reject(self, row: int, reason: str, context: bytes) -> None:
+        for name, value in zip(
+            REJECTS.names, (self.uri, row, reason, bytes(context[:CONTEXT_BYTES])), strict=True
+        ):
+            self.rejects[name].append(value)
+
+    def take(self) -> CorpusBatch:
+        """The batch as Arrow; this object starts anew."""
+        columns = self.columns
+        rows = len(columns["row"])
+        arrays = {
+            "source": pa.array(columns["source"], pa.string()),
+            "doc_id": pa.array(columns["doc_id"], pa.string()),
+            "uri": pa.array(columns["uri"], pa.string()),
+            "row": pa.array(columns["row"], pa.int64()),
+            "start": pa.array([0] * rows, pa.int64()),
+            "end": pa.array(columns["end"], pa.int64()),
+            "text": pa.array(columns["text"], pa.large_string()),
+        }
+        for name, values in zip(self.options.keep, self.kept, strict=True):
+            arrays[name] = pa.array(values, pa.string())
+        batch = CorpusBatch(
+            documents=pa.record_batch(arrays),
+            rejects=pa.RecordBatch.from_pydict(self.rejects, schema=REJECTS),
+            kinds=tuple(frozenset(kinds) for kinds in self.kinds),
+            read=tuple(self.read),
+        )
+        self._clear()
+        self.read = []
+        return batch
+
+
+def _why_no_text(text: Any) -> str:
+    if text is MISSING:
+        return reasons.MISSING_TEXT
+    if text is None:
+        return reasons.NULL_TEXT
+    return reasons.INVALID_UTF8 if isinstance(text, bytes) else reasons.TEXT_NOT_STRING
+
+
+def _context(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if value is None or value is MISSING:
+        return b""
+    text = value if isinstance(value, str) else repr(value)
+    return text[:CONTEXT_BYTES].encode("utf-8", "backslashreplace")
+
+
+def _kept_value(value: Any, kinds: set[str]) -> str | None:
+    if value is None:
+        return None
+    if type(value) is str:
+        kinds.add("str")
+        return value.encode("utf-8", "backslashreplace").decode()
+    if type(value) in (bool, int, float):
+        kinds.add(type(value).__name__)
+        return json.dumps(value)
+    kinds.add("json")
+    return json.dumps(value, ensure_ascii=True, sort_keys=True, default=str)
+
+
+def kept_type(kinds: Iterable[str]) -> pa.DataType:
+    """The type of a kept column from the kinds that were seen: as it is, or text when mixed."""
+    seen = Counter(kinds).keys()
+    if seen == {"bool"}:
+        return pa.bool_()
+    if seen == {"int"}:
+        return pa.int64()
+    if seen and seen <= {"int", "float"}:
+        return pa.float64()
+    return pa.string()
+
+
+def _corpus_file(uri: str, size: int, source: str) -> CorpusFile | None:
+    suffixes = [s.lower() for s in PurePosixPath(uri).suffixes]
+    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
+    if compression:
+        suffixes.pop()
+    reader = READERS.get(suffixes[-1]) if suffixes else None
+    if reader is None:
+        return None
+    return CorpusFile(uri=uri, bytes=size, source=source, reader=reader, compression=compression)
+
+
+def _stem(uri: str) -> str:
+    name = PurePosixPath(uri).name
+    for suffix in (*COMPRESSED, *READERS):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
+def _expand(name: str) -> Iterator[tuple[str, int, str]]:
+    """(uri, bytes, source) of every file that an input names."""
+    if is_url(name):
+        yield from _expand_url(name)
+        return
+    path = Path(name)
+    if path.is_dir():
+        for below in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in below.relative_to(path).parts)
+            if below.is_file() and not hidden:
+                yield below.as_posix(), below.stat().st_size, path.resolve().name
+        return
+    if path.is_file():
+        yield path.as_posix(), path.stat().st_size, _stem(name)
+        return
+    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+    if not matches:
+        raise _nothing(name, "nothing there")
+    for match in matches:
+        if match.is_file():
+            yield match.as_posix(), match.stat().st_size, _stem(match.name)
+
+
+def _expand_url(url: str) -> Iterator[tuple[str, int, str]]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        if filesystem.isdir(path):
+            paths = sorted(filesystem.find(path))
+        else:
+            paths = sorted(filesystem.glob(path))
+        sizes = [int(filesystem.size(p) or 0) for p in paths]
+        is_folder = filesystem.isdir(path)
+    except (OSError, ImportError, ValueError) as error:
+        raise _nothing(url, str(error)) from None
+    if not paths:
+        raise _nothing(url, "nothing there")
+    for one, size in zip(paths, sizes, strict=True):
+        full = filesystem.unstrip_protocol(one) if len(paths) > 1 or is_folder else url
+        yield full, size, PurePosixPath(path).name if is_folder else _stem(one)
+
+
+def _nothing(name: str, found: str) -> InputError:
+    return InputError(
+        f"input {name}",
+        expected="a corpus file, a folder of them, or a glob pattern that matches some",
+        found=found,
+        remedy="correct the path",
+    )

@@ -1,0 +1,123 @@
+"""Third stage: pairs of texts that share a band of their signatures.
+
+Texts with an equal band lie in one bucket. A bucket up to `BUCKET_CAP` gives all its pairs; a
+larger one gives the pairs of its `PIVOTS` smallest texts with every member. All pairs, because
+verifying only star edges loses components; a cap, because a bucket of a million templates must not
+become 10^12 pairs. Adding a text never adds a pair of two old ones: the pivots of a bucket can
+only become smaller, and a bucket can only pass from all pairs to pivots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from govern.ids.minhash import Banding
+from govern.ids.settle import Settled
+from govern.ids.store import new_array
+
+BUCKET_CAP = 128
+PIVOTS = 16
+_BLOCK = 65_536
+# Pairs (16 million of 8 bytes) gathered before repeats are dropped: bounds the memory.
+_PAIRS_HELD = 1 << 24
+
+Pairs = npt.NDArray[np.uint64]
+_MIX = np.uint64(0xFF51AFD7ED558CCD)
+_SHIFT = np.uint64(32)
+
+
+@njit(nogil=True, cache=True)
+def _band_keys(signatures, texts, rows, first_band, keys):  # type: ignore[no-untyped-def]
+    """keys[band, texts[i]] = 64-bit hash of the band's values, for every i with texts[i] >= 0."""
+    for i in range(len(signatures)):
+        if texts[i] < 0:
+            continue
+        for band in range(len(keys)):
+            key = np.uint64(first_band + band + 1)
+            for value in signatures[i, (first_band + band) * rows : (first_band + band + 1) * rows]:
+                key = (key ^ np.uint64(value)) * _MIX
+                key ^= key >> _SHIFT
+            keys[band, texts[i]] = key
+
+
+@njit(nogil=True, cache=True)
+def _bucket_pairs(order, keys, cap, pivots, pairs):  # type: ignore[no-untyped-def]
+    """Write each bucket's pairs as (smaller << 32 | larger); with an empty `pairs` only count.
+
+    `order` lists the texts by key, ascending within a key.
+    """
+    written = 0
+    begin = 0
+    n = len(order)
+    while begin < n:
+        end = begin + 1
+        while end < n and keys[order[end]] == keys[order[begin]]:
+            end += 1
+        heads = end - begin if end - begin <= cap else pivots
+        for i in range(begin, begin + heads):
+            for j in range(i + 1, end):
+                if len(pairs):
+                    pairs[written] = np.uint64(order[i]) << _SHIFT | np.uint64(order[j])
+                written += 1
+        begin = end
+    return written
+
+
+def band_keys(
+    signatures: npt.NDArray[np.uint32], settled: Settled, banding: Banding, path: Path
+) -> npt.NDArray[np.uint64]:
+    """Band keys of every text, uint64 [bands, texts] on disk, in one pass over the signatures."""
+    keys = new_array(path, np.uint64, (banding.bands, len(settled.document_of)))
+    stands = np.full(len(settled.text_of), -1, dtype=np.int64)
+    stands[settled.document_of] = np.arange(len(settled.document_of))
+    for begin in range(0, len(stands), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        _band_keys(np.asarray(signatures[block]), stands[block], banding.rows, 0, keys)
+    return keys
+
+
+def pairs_of_band(keys: npt.NDArray[np.uint64]) -> Pairs:
+    """The candidate pairs of one band, uint64 (smaller text << 32 | larger), ascending."""
+    keys = np.asarray(keys)
+    order = np.argsort(keys, kind="stable")
+    # Texts alone in their bucket are most of them: only buckets of two and more go on.
+    ranked = keys[order]
+    same = ranked[1:] == ranked[:-1]
+    crowded = np.zeros(len(order), dtype=bool)
+    crowded[1:] |= same
+    crowded[:-1] |= same
+    order = order[crowded]
+    count = _bucket_pairs(order, keys, BUCKET_CAP, PIVOTS, np.zeros(0, dtype=np.uint64))
+    pairs = np.empty(count, dtype=np.uint64)
+    if count:
+        _bucket_pairs(order, keys, BUCKET_CAP, PIVOTS, pairs)
+    pairs.sort()
+    return pairs
+
+
+def candidate_pairs(
+    keys: npt.NDArray[np.uint64], pool: ThreadPoolExecutor, advance: Callable[[int], None]
+) -> Pairs:
+    """The candidate pairs of all bands, each once, ascending."""
+    merged = np.zeros(0, dtype=np.uint64)
+    held: list[Pairs] = []
+    for pairs in pool.map(pairs_of_band, keys):
+        held.append(pairs)
+        if sum(map(len, held)) > _PAIRS_HELD:
+            merged, held = np.unique(np.concatenate([merged, *held])), []
+        advance(1)
+    return np.unique(np.concatenate([merged, *held]))
+
+
+def split_pairs(pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The two texts of each pair, int64."""
+    return (
+        (pairs >> _SHIFT).astype(np.int64),
+        (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64),
+    )

@@ -1,0 +1,302 @@
+"""The build, as its stages: `build_ids`.
+
+    find files ─▶ ingest ─▶ settle ─▶ lsh ─▶ verify ─▶ cluster ─▶ assign ─▶ tables ─▶ commit
+
+Large results of a stage lie in working files inside the manifest's directory, which are gone when
+the build ends. `manifest.json` comes last: before it the directory holds no manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from govern.ids.corpus import CorpusFile, ReadOptions, find_files, read_files
+from govern.ids.lsh import BUCKET_CAP, PIVOTS
+from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
+from manifests.errors import InputError
+from manifests.files import writer_lock
+from manifests.index import INDEX_NAME, InputFile, Snapshot
+from manifests.schema import TABLES
+from manifests.writer import WORK_NAME, commit, make_index, sweep
+
+_OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
+
+
+class Progress(Protocol):
+    """Who wants to know how far a build is."""
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """A stage begins; `total` units of work, if known."""
+
+    def advance(self, amount: int) -> None:
+        """So much more of it is done."""
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Nothing."""
+
+    def advance(self, amount: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How documents become sequences.
+
+    Attributes:
+        read: How records are read.
+        threshold: The least exact Jaccard similarity to a representative.
+        ngram: Words of a shingle.
+        reserve: Fraction of sequences set aside as never-trained reference.
+        num_perm: Values of a signature.
+        seed: Seed of the permutations.
+        workers: Threads.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    threshold: float = 0.7
+    ngram: int = 5
+    reserve: float = 0.0
+    num_perm: int = 128
+    seed: int = 1
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("--threshold", self.threshold, 0.1, 1.0),
+            ("--ngram", self.ngram, 1, 64),
+            ("--reserve", self.reserve, 0.0, 0.999),
+            ("--workers", self.workers, 1, 1024),
+            ("num_perm", self.num_perm, 16, 4096),
+        ):
+            if not low <= value <= high:
+                raise InputError(
+                    f"{name} {value}",
+                    expected=f"a number from {low} to {high}",
+                    found="one outside",
+                    remedy="choose one within",
+                )
+
+    @property
+    def banding(self) -> Banding:
+        """Bands and rows that find a pair at the threshold with a chance of 99.9 %."""
+        return choose_banding(self.threshold, self.num_perm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What a build found."""
+
+    path: Path
+    digest: str
+    files: int
+    records: int
+    documents: int
+    rejects: int
+    reject_reasons: Mapping[str, int]
+    distinct_texts: int
+    sequences: int
+    candidates: int
+    links: int
+    text_bytes: int
+    seconds: float
+
+
+def build_ids(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: Path | str,
+    config: BuildConfig | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Give every document of a raw corpus a sequence ID and write the manifest.
+
+    The same set of records and the same configuration give the same bytes, whatever the order of
+    files, the number of threads or the size of batches.
+
+    Args:
+        inputs: Files, folders, glob patterns or fsspec URLs.
+        out: The manifest's directory; must not hold anything yet.
+        config: How; the defaults fit prose.
+        progress: Told about stages.
+
+    Returns:
+        Counts, and the digest of the new manifest.
+
+    Raises:
+        InputError: An input cannot be used, no record has text, or `out` holds something else.
+        LockedError: Another build writes there.
+    """
+    begin = time.perf_counter()
+    config = config or BuildConfig()
+    files = find_files(inputs, config.read.source)
+    with _output(Path(out)) as directory:
+        counts = _build(files, directory, config, progress or Silent())
+    return BuildReport(
+        path=Path(out), files=len(files), seconds=time.perf_counter() - begin, **counts
+    )
+
+
+def parameters(config: BuildConfig) -> dict[str, Any]:
+    """Everything that shaped the IDs, as the manifest records it."""
+    from govern.ids.shingle import TOKEN_HASH, TOKENIZER
+
+    return {
+        "ngram": config.ngram,
+        "threshold": config.threshold,
+        "num_perm": config.num_perm,
+        "seed": config.seed,
+        "scheme": SCHEME,
+        "bands": config.banding.bands,
+        "rows": config.banding.rows,
+        "bucket_cap": BUCKET_CAP,
+        "pivots": PIVOTS,
+        "token_hash": TOKEN_HASH,
+        "tokenizer": TOKENIZER,
+        "reserve": config.reserve,
+        "source": config.read.source,
+        "text_field": config.read.text_field,
+        "id_field": config.read.id_field,
+        "keep": list(config.read.keep),
+        "max_record_bytes": config.read.max_record_bytes,
+        "code": f"memsinks-govern {version('memsinks-govern')}",
+    }
+
+
+def _build(
+    files: Sequence[CorpusFile], directory: Path, config: BuildConfig, progress: Progress
+) -> dict[str, Any]:
+    # Compiled code is loaded here, so that a wrong path is refused without waiting for it.
+    from govern.ids.assign import assign_ids
+    from govern.ids.cluster import cluster
+    from govern.ids.ingest import ingest
+    from govern.ids.lsh import band_keys, candidate_pairs
+    from govern.ids.settle import settle
+    from govern.ids.tables import Assigned, write_tables
+    from govern.ids.verify import verify
+
+    work = directory / WORK_NAME
+    progress.stage("reading", None, "bytes")
+    ingested = ingest(
+        read_files(files, config.read),
+        work,
+        ngram=config.ngram,
+        permutations=permutations(config.num_perm, config.seed),
+        workers=config.workers,
+        advance=progress.advance,
+    )
+    with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
+        _require_documents(ingested.rejects, len(ingested.keys))
+        settled = settle(ingested)
+        progress.stage("comparing bands", config.banding.bands, "bands")
+        keys = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
+        pairs = candidate_pairs(keys, pool, progress.advance)
+        progress.stage("verifying pairs", len(pairs), "pairs")
+        links = verify(
+            ingested, settled.document_of, pairs, config.threshold,
+            work / "sets.u64", pool, config.workers, progress.advance,
+        )  # fmt: skip
+        clusters = cluster(len(settled.document_of), links)
+        content = ingested.content[settled.document_of]
+        ids = assign_ids(content, clusters.representative)
+        n_documents = int((settled.text_of >= 0).sum())
+        progress.stage("writing", n_documents, "documents")
+        tables = write_tables(
+            directory,
+            Assigned(
+                ingested=ingested, settled=settled, links=links, clusters=clusters,
+                sequence_ids=ids, reserve=config.reserve, snapshot=1,
+            ),
+            progress.advance,
+        )  # fmt: skip
+    rejected = Counter(ingested.rejects["reason"].to_pylist())
+    rejected.update(settled.rejects["reason"].to_pylist())
+    n_rejects = sum(rejected.values())
+    n_records = len(ingested.keys) + ingested.rejects.num_rows
+    snapshot = Snapshot(
+        snapshot=1,
+        inputs=tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in files),
+        records=n_records,
+        documents=n_documents,
+        rejects=n_rejects,
+        content_digest="",
+    )
+    index = make_index(parameters=parameters(config), earlier=(), snapshot=snapshot, tables=tables)
+    commit(directory, index)
+    return {
+        "digest": index.digest,
+        "records": n_records,
+        "documents": n_documents,
+        "rejects": n_rejects,
+        "reject_reasons": dict(sorted(rejected.items())),
+        "distinct_texts": len(settled.document_of),
+        "sequences": sum(entry.rows for entry in tables["sequences"]),
+        "candidates": len(pairs),
+        "links": sum(entry.rows for entry in tables["links"]),
+        "text_bytes": ingested.text_bytes,
+    }
+
+
+def _require_documents(rejects: Any, n_documents: int) -> None:
+    if n_documents:
+        return
+    reasons = Counter(rejects["reason"].to_pylist()).most_common(1)
+    found = f"{rejects.num_rows} records, none usable (most often {reasons[0][0]})"
+    raise InputError(
+        "corpus",
+        expected="at least one record with text",
+        found=found if reasons else "no records",
+        remedy="check --text-field, and that these are the right files",
+    )
+
+
+@contextmanager
+def _output(directory: Path) -> Iterator[Path]:
+    """The manifest's directory, locked, with an empty working folder; as before when it fails."""
+    made = not directory.exists()
+    _require_free(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with writer_lock(directory):
+        # Again, under the lock: another build may have finished in between.
+        _require_free(directory)
+        sweep(directory, None)
+        (directory / WORK_NAME).mkdir()
+        try:
+            yield directory
+        except BaseException:
+            if not (directory / INDEX_NAME).exists():
+                sweep(directory, None)
+                for name in _OURS:
+                    shutil.rmtree(directory / name, ignore_errors=True)
+                (directory / ".lock").unlink()
+                if made:
+                    directory.rmdir()
+            raise
+
+
+def _require_free(directory: Path) -> None:
+    """Refuse a directory with anything but the remains of an interrupted build."""
+    if not directory.exists():
+        return
+    found = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else ["a file"]
+    foreign = [name for name in found if name not in _OURS]
+    if foreign:
+        has_manifest = INDEX_NAME in foreign
+        raise InputError(
+            f"--out {directory}",
+            expected="a new or empty directory",
+            found="a finished manifest" if has_manifest else f"other files ({foreign[0]}, …)",
+            remedy="name another directory, or remove this one first",
+        )

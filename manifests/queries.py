@@ -1,0 +1,272 @@
+"""One function per question to a manifest; each answers with an Arrow table.
+
+SQL that people wrote passes through `run_sql` alone: one SELECT, over the manifest's own views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from manifests.errors import InputError, ManifestError
+from manifests.reader import SEQUENCE_COLUMNS, Manifest
+
+if TYPE_CHECKING:
+    import duckdb
+
+_BY_ID = "sequence_id, source, doc_id"
+
+
+def run_sql(manifest: Manifest, sql: str) -> pa.Table:
+    """Answer one SELECT over the views documents, sequences, links, aliases, rejects, tombstones.
+
+    Raises:
+        InputError: It is not one SELECT statement, or DuckDB refuses it.
+    """
+    return _run_select(manifest, sql, shown=sql)
+
+
+def _run_select(manifest: Manifest, sql: str, *, shown: str) -> pa.Table:
+    """Run SQL that holds what a person wrote, which is `shown` if it is refused."""
+    import duckdb
+
+    connection = manifest.connect()
+    try:
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            kinds = ", ".join(statement.type.name for statement in statements)
+            raise _refused(shown, kinds or "nothing")
+        return _fetch(connection, sql, [])
+    except duckdb.Error as error:
+        raise _refused(shown, str(error).split("\n")[0]) from None
+    finally:
+        connection.close()
+
+
+def documents_where(manifest: Manifest, condition: str) -> pa.Table:
+    """Documents for which a SQL condition holds, with all their columns.
+
+    Args:
+        manifest: The manifest.
+        condition: Over `document_sequences`: columns of `documents`, and `n_docs, n_sources,
+            policy, status, first_snapshot, reserved` of the document's sequence.
+
+    Raises:
+        InputError: The condition is not one that DuckDB accepts.
+    """
+    _check_condition(condition)
+    return _run_select(
+        manifest,
+        f"SELECT * EXCLUDE ({', '.join(SEQUENCE_COLUMNS)}) FROM document_sequences "
+        f"WHERE (\n{condition}\n) ORDER BY {_BY_ID}",
+        shown=condition,
+    )
+
+
+def sequence_ids_where(manifest: Manifest, condition: str) -> pa.Array:
+    """IDs, ascending, of the sequences that have a document for which the condition holds."""
+    _check_condition(condition)
+    found = _run_select(
+        manifest,
+        f"SELECT DISTINCT sequence_id FROM document_sequences WHERE (\n{condition}\n) ORDER BY 1",
+        shown=condition,
+    )
+    return found["sequence_id"].combine_chunks().cast(pa.int64())
+
+
+def resolve(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, int]:
+    """Each ID as it is today: an alias gives the sequence it points to, followed to the end.
+
+    Only `merged` aliases move a whole ID; `reassigned` rows concern single documents. Unknown IDs
+    are left out of the answer.
+    """
+    wanted = list(dict.fromkeys(int(i) for i in sequence_ids))
+    moved = _merged(manifest)
+    known = set(
+        _simple(
+            manifest,
+            "SELECT sequence_id FROM sequences WHERE sequence_id IN (SELECT unnest(?))",
+            [[_follow(moved, i) for i in wanted]],
+        )["sequence_id"].to_pylist()
+    )
+    return {i: _follow(moved, i) for i in wanted if _follow(moved, i) in known}
+
+
+def documents_of(manifest: Manifest, sequence_ids: Iterable[int]) -> pa.Table:
+    """All documents of these sequences, closed over aliases: every copy of a text.
+
+    An ID that was merged away gives the documents of the sequence it became; a document that was
+    reassigned from one of the IDs is found too.
+    """
+    wanted = [int(i) for i in sequence_ids]
+    current = sorted(set(resolve(manifest, wanted).values()))
+    return _simple(
+        manifest,
+        "SELECT d.* FROM documents d WHERE d.sequence_id IN (SELECT unnest(?)) "
+        "OR (d.source, d.doc_id) IN (SELECT (source, doc_id) FROM aliases "
+        "WHERE reason = 'reassigned' AND alias_id IN (SELECT unnest(?))) "
+        f"ORDER BY {_BY_ID}"
+        if manifest.rows("aliases")
+        else f"SELECT * FROM documents WHERE sequence_id IN (SELECT unnest(?)) ORDER BY {_BY_ID}",
+        [current, wanted] if manifest.rows("aliases") else [current],
+    )
+
+
+def find_document(manifest: Manifest, doc_id: str, source: str | None = None) -> pa.Table:
+    """The documents with this ID: one row per source that has it, or the one of `source`."""
+    sql = "SELECT * FROM documents WHERE doc_id = ?"
+    parameters = [doc_id]
+    if source is not None:
+        sql += " AND source = ?"
+        parameters.append(source)
+    return _simple(manifest, f"{sql} ORDER BY {_BY_ID}", parameters)
+
+
+def find_sha256(manifest: Manifest, sha256: bytes) -> pa.Table:
+    """The documents whose raw text has this SHA-256."""
+    return _simple(
+        manifest, f"SELECT * FROM documents WHERE sha256 = ? ORDER BY {_BY_ID}", [sha256]
+    )
+
+
+def sequences_of(manifest: Manifest, sequence_ids: Iterable[int]) -> pa.Table:
+    """The rows of `sequences` with these IDs (aliases resolved)."""
+    return _simple(
+        manifest,
+        "SELECT * FROM sequences WHERE sequence_id IN (SELECT unnest(?)) ORDER BY sequence_id",
+        [sorted(set(resolve(manifest, sequence_ids).values()))],
+    )
+
+
+def largest_sequences(manifest: Manifest, limit: int = 10) -> pa.Table:
+    """The sequences with the most documents, largest first; ties by ID."""
+    return _simple(
+        manifest, "SELECT * FROM sequences ORDER BY n_docs DESC, sequence_id LIMIT ?", [limit]
+    )
+
+
+def counts(manifest: Manifest) -> dict[str, int]:
+    """Rows of every table, and documents that share their ID with another."""
+    shared = _simple(
+        manifest,
+        "SELECT count(*) AS clusters, coalesce(sum(n_docs), 0)::BIGINT AS documents "
+        "FROM sequences WHERE n_docs > 1",
+        [],
+    )
+    return {
+        **{table: manifest.rows(table) for table in manifest.index.tables},
+        "families": shared["clusters"][0].as_py(),
+        "documents_in_families": shared["documents"][0].as_py(),
+    }
+
+
+def sequence_counts(manifest: Manifest, column: str) -> pa.Table:
+    """How many sequences and documents have each value of `policy`, `status` or `reserved`."""
+    if column not in ("policy", "status", "reserved"):
+        raise ValueError(column)
+    return _simple(
+        manifest,
+        f"SELECT {column}, count(*) AS sequences, sum(n_docs)::BIGINT AS documents "
+        "FROM sequences GROUP BY 1 ORDER BY 1",
+        [],
+    )
+
+
+def reject_reasons(manifest: Manifest) -> dict[str, int]:
+    """How many records were rejected for each reason."""
+    rows = _simple(manifest, "SELECT reason, count(*) AS n FROM rejects GROUP BY 1 ORDER BY 1", [])
+    return dict(zip(rows["reason"].to_pylist(), rows["n"].to_pylist(), strict=True))
+
+
+def sequences_of_documents(
+    manifest: Manifest, sources: Sequence[str], doc_ids: Sequence[str]
+) -> list[int]:
+    """The sequence ID of each of these documents, in order.
+
+    Raises:
+        ManifestError: One of them is not in the manifest.
+    """
+    rows = _simple(
+        manifest,
+        "SELECT w.i, d.sequence_id FROM (SELECT unnest(?) AS source, unnest(?) AS doc_id, "
+        "unnest(range(?)) AS i) w JOIN documents d USING (source, doc_id) ORDER BY w.i",
+        [list(sources), list(doc_ids), len(doc_ids)],
+    )
+    if rows["i"].to_pylist() != list(range(len(doc_ids))):
+        raise ManifestError(
+            f"manifest {manifest.path}",
+            expected="every document that was asked for",
+            found=f"{rows.num_rows} of {len(doc_ids)}",
+            remedy="run `govern manifest check` on it",
+        )
+    found: list[int] = rows["sequence_id"].to_pylist()
+    return found
+
+
+def _simple(manifest: Manifest, sql: str, parameters: Sequence[Any]) -> pa.Table:
+    """A query of our own, where a failure is the manifest's fault."""
+    import duckdb
+
+    with manifest.connect() as connection:
+        try:
+            return _fetch(connection, sql, parameters)
+        except duckdb.Error as error:
+            raise ManifestError(
+                f"manifest {manifest.path}",
+                expected="tables that answer a query",
+                found=str(error).split("\n")[0],
+                remedy="run `govern manifest check` on it",
+            ) from None
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> pa.Table:
+    relation = connection.sql(sql, params=list(parameters))
+    table: pa.Table = relation.to_arrow_table()
+    return table
+
+
+def _merged(manifest: Manifest) -> dict[int, int]:
+    if not manifest.rows("aliases"):
+        return {}
+    rows = manifest.table("aliases").sort_by([("snapshot", "ascending")])
+    return {
+        row["alias_id"]: row["sequence_id"] for row in rows.to_pylist() if row["reason"] == "merged"
+    }
+
+
+def _follow(moved: dict[int, int], sequence_id: int) -> int:
+    seen = {sequence_id}
+    while sequence_id in moved:
+        sequence_id = moved[sequence_id]
+        if sequence_id in seen:
+            raise ManifestError(
+                f"alias {sequence_id}",
+                expected="aliases that end at a sequence",
+                found="a cycle",
+                remedy="run `govern manifest check`",
+            )
+        seen.add(sequence_id)
+    return sequence_id
+
+
+def _check_condition(condition: str) -> None:
+    """Refuse what would close our parenthesis and go on: the condition must stand by itself."""
+    import duckdb
+
+    try:
+        duckdb.SQLExpression(f"(\n{condition}\n)")
+    except duckdb.Error as error:
+        raise _refused(condition, str(error).split("\n")[0]) from None
+
+
+def _refused(sql: str, found: str) -> InputError:
+    shown = sql if len(sql) <= 80 else sql[:77] + "..."
+    return InputError(
+        f"SQL {shown!r}",
+        expected="one SELECT over documents, sequences, links, aliases, rejects, tombstones, "
+        "or a condition over their columns",
+        found=found,
+        remedy='correct it; `govern manifest query MANIFEST "DESCRIBE documents"` lists columns',
+    )

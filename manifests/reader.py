@@ -1,0 +1,189 @@
+"""Open a manifest for reading; refuse what does not fit.
+
+Opening reads `manifest.json` alone and looks that every named file is there with its size; digests
+of the files are `checks.check_manifest`'s business, since they cost a full read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.errors import IntegrityError, ManifestError
+from manifests.index import INDEX_NAME, Index, Snapshot, decode
+from manifests.schema import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+# Every document beside its sequence, for conditions that need both.
+SEQUENCE_COLUMNS = ("n_docs", "n_sources", "policy", "status", "first_snapshot", "reserved")
+DOCUMENT_SEQUENCES = (
+    f"SELECT d.*, {', '.join(f's.{name}' for name in SEQUENCE_COLUMNS)} "
+    "FROM documents d JOIN sequences s USING (sequence_id)"
+)
+
+
+class Manifest:
+    """A manifest as it was when it was opened.
+
+    Files are immutable, so a `Manifest` stays consistent while somebody else commits; once the
+    commit has swept the old files, reading says that the manifest changed.
+    """
+
+    def __init__(self, path: Path, index: Index) -> None:
+        self.path = path
+        self.index = index
+        self.digest = index.digest
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """All snapshots, oldest first."""
+        return self.index.snapshots
+
+    @property
+    def snapshot(self) -> int:
+        """The number of the newest snapshot."""
+        return self.index.snapshots[-1].snapshot
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Everything that shaped the IDs."""
+        return self.index.parameters
+
+    def content_digest(self, snapshot: int | None = None) -> str:
+        """The content digest of a snapshot, by default the newest.
+
+        Raises:
+            ManifestError: There is no such snapshot.
+        """
+        wanted = self.snapshot if snapshot is None else snapshot
+        for known in self.snapshots:
+            if known.snapshot == wanted:
+                return known.content_digest
+        raise ManifestError(
+            str(self.path),
+            expected=f"snapshot {wanted}",
+            found=f"snapshots {', '.join(str(s.snapshot) for s in self.snapshots)}",
+            remedy="name one of these, or use the manifest of that training run",
+        )
+
+    def files(self, table: str) -> list[str]:
+        """The paths of a table's Parquet files, in row order."""
+        return [str(self.path / entry.path) for entry in self.index.tables[table]]
+
+    def rows(self, table: str) -> int:
+        """How many rows a table has, without reading it."""
+        return sum(entry.rows for entry in self.index.tables[table])
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A whole table in memory, or some of its columns.
+
+        Raises:
+            ManifestError: There is no such table, or its files are gone.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if name not in TABLES:
+            raise ManifestError(
+                f"table {name!r} of {self.path}",
+                expected=f"one of {', '.join(TABLES)}",
+                found="another name",
+                remedy="use one of these",
+            )
+        try:
+            # Each file by itself: their order is the row order.
+            parts = [
+                pq.read_table(file, columns=columns, partitioning=None) for file in self.files(name)
+            ]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _unreadable(self.path, str(error)) from None
+        return pa.concat_tables(parts)
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with one view per table and `document_sequences`.
+
+        SQL that runs there can read the manifest's own files and nothing else: no other file, no
+        network, no extension, no attached database; and the settings are locked. For SQL from
+        people use `queries.run_sql`, which also refuses everything that is not a SELECT.
+        """
+        import duckdb
+
+        connection = duckdb.connect(":memory:")
+        every_file = [file for table in TABLES for file in self.files(table)]
+        connection.execute(f"SET allowed_paths = [{_literals(every_file)}]")
+        try:
+            for table in TABLES:
+                connection.execute(
+                    f"CREATE VIEW {table} AS SELECT * FROM "
+                    f"read_parquet([{_literals(self.files(table))}])"
+                )
+        except duckdb.Error as error:
+            raise _unreadable(self.path, str(error)) from None
+        connection.execute(f"CREATE VIEW document_sequences AS {DOCUMENT_SEQUENCES}")
+        for setting in (
+            "enable_external_access = false",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "python_enable_replacements = false",
+            "TimeZone = 'UTC'",
+            "lock_configuration = true",
+        ):
+            connection.execute(f"SET {setting}")
+        return connection
+
+
+def open_manifest(path: Path | str) -> Manifest:
+    """Open a manifest.
+
+    Raises:
+        ManifestError: Not a manifest, another format version, or a named file is missing.
+        IntegrityError: `manifest.json` was edited, names a file outside, or a size is wrong.
+    """
+    directory = Path(path)
+    try:
+        data = (directory / INDEX_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ManifestError(
+            f"manifest {directory}",
+            expected="a directory with manifest.json",
+            found="a directory without it" if directory.is_dir() else "no such directory",
+            remedy="give the --out directory of `govern ids build`",
+        ) from None
+    except OSError as error:
+        raise _unreadable(directory, str(error)) from None
+    index = decode(data, what=f"manifest {directory}")
+    for entries in index.tables.values():
+        for entry in entries:
+            file = directory / entry.path
+            if not file.is_file():
+                raise ManifestError(
+                    f"manifest {directory}",
+                    expected=f"its file {entry.path}",
+                    found="no such file",
+                    remedy="restore the file, or rebuild the manifest",
+                )
+            if file.stat().st_size != entry.bytes:
+                raise IntegrityError(
+                    f"file {entry.path} of manifest {directory}",
+                    expected=f"{entry.bytes} bytes",
+                    found=f"{file.stat().st_size} bytes",
+                    remedy="restore the file, or rebuild the manifest",
+                )
+    return Manifest(directory, index)
+
+
+def _literals(paths: list[str]) -> str:
+    return ", ".join("'" + str(Path(path).absolute()).replace("'", "''") + "'" for path in paths)
+
+
+def _unreadable(path: Path, found: str) -> ManifestError:
+    return ManifestError(
+        f"manifest {path}",
+        expected="files that can be read",
+        found=found,
+        remedy="open the manifest again if it was just changed; otherwise restore it",
+    )

@@ -1,0 +1,238 @@
+"""Write a manifest: tables to Parquet files named by content, then `manifest.json`, last.
+
+Equal tables give equal bytes: rows come sorted from the caller, row groups and files are cut at
+fixed row counts whatever the batches were, and no time of day is written. A kill at any moment
+leaves the old snapshot or the new one; files that no `manifest.json` names are swept by the next
+commit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.errors import InputError
+from manifests.files import atomic_write, fsync_directory, sha256_file, writer_lock
+from manifests.index import INDEX_NAME, FileEntry, Index, Snapshot, content_digest
+from manifests.schema import POLICIES, SEQUENCES, TABLES
+
+ROWS_PER_GROUP = 32_768
+ROWS_PER_FILE = 32 * ROWS_PER_GROUP
+WORK_NAME = ".work"
+# Columns that people look rows up by. A bloom filter lets a reader skip all other row groups.
+_BLOOM = ("doc_id", "doc_id_a", "doc_id_b")
+# Random bytes: compressing them costs time and saves nothing.
+_INCOMPRESSIBLE = ("signature", "sha256")
+
+
+class TableWriter:
+    """Streams one table into content-addressed Parquet files.
+
+    Args:
+        directory: The manifest's directory.
+        table: One of `schema.TABLES`.
+        schema: The schema of every table that is written.
+    """
+
+    def __init__(self, directory: Path, table: str, schema: pa.Schema) -> None:
+        self._directory = directory
+        self._table = table
+        self._schema = schema
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._file_rows = 0
+        self._writer: pq.ParquetWriter | None = None
+        self._entries: list[FileEntry] = []
+        self._temporary = directory / WORK_NAME / f"{table}.parquet"
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows; they are cut into row groups of `ROWS_PER_GROUP` whatever their number."""
+        self._pending.append(rows.cast(self._schema))
+        self._pending_rows += rows.num_rows
+        if self._pending_rows >= ROWS_PER_GROUP:
+            self._flush(keep_rest=True)
+
+    def close(self) -> tuple[FileEntry, ...]:
+        """Write what is left and return the files in order. An empty table has one empty file."""
+        self._flush(keep_rest=False)
+        if self._writer is None and not self._entries:
+            self._open()
+        self._finish_file()
+        return tuple(self._entries)
+
+    def _flush(self, *, keep_rest: bool) -> None:
+        if not self._pending:
+            return
+        table = pa.concat_tables(self._pending)
+        whole = table.num_rows - table.num_rows % ROWS_PER_GROUP if keep_rest else table.num_rows
+        for begin in range(0, whole, ROWS_PER_GROUP):
+            group = table.slice(begin, min(ROWS_PER_GROUP, whole - begin)).combine_chunks()
+            self._open().write_table(group, row_group_size=ROWS_PER_GROUP)
+            self._file_rows += group.num_rows
+            if self._file_rows >= ROWS_PER_FILE:
+                self._finish_file()
+        rest = table.slice(whole)
+        self._pending = [rest] if rest.num_rows else []
+        self._pending_rows = rest.num_rows
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
+            names = self._schema.names
+            self._writer = pq.ParquetWriter(
+                self._temporary,
+                self._schema,
+                compression={n: "none" if n in _INCOMPRESSIBLE else "zstd" for n in names},
+                # A dictionary of unique values costs time and saves nothing.
+                use_dictionary=[n for n in names if n not in (*_INCOMPRESSIBLE, *_BLOOM)],
+                write_statistics=[n for n in names if n not in _INCOMPRESSIBLE],
+                bloom_filter_options={
+                    n: {"ndv": ROWS_PER_GROUP, "fpp": 0.01} for n in _BLOOM if n in names
+                },
+            )
+        return self._writer
+
+    def _finish_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        digest = sha256_file(self._temporary)
+        name = f"{self._table}/{digest[:16]}.parquet"
+        target = self._directory / name
+        target.parent.mkdir(exist_ok=True)
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        self._entries.append(
+            FileEntry(
+                path=name,
+                rows=self._file_rows,
+                bytes=self._temporary.stat().st_size,
+                sha256=digest,
+            )
+        )
+        os.replace(self._temporary, target)
+        self._file_rows = 0
+
+
+def write_table(directory: Path, table: str, rows: pa.Table) -> tuple[FileEntry, ...]:
+    """Write a table that fits in memory."""
+    writer = TableWriter(directory, table, rows.schema)
+    writer.write(rows)
+    return writer.close()
+
+
+def make_index(
+    *,
+    parameters: Mapping[str, Any],
+    earlier: Sequence[Snapshot],
+    snapshot: Snapshot,
+    tables: Mapping[str, tuple[FileEntry, ...]],
+) -> Index:
+    """The index after a new snapshot, whose content digest is computed here."""
+    new = Snapshot(**{**vars(snapshot), "content_digest": content_digest(tables)})
+    return Index(parameters=parameters, snapshots=(*earlier, new), tables=dict(tables))
+
+
+def commit(directory: Path, index: Index) -> None:
+    """Make `index` the manifest's state: sync directories, write `manifest.json`, then sweep.
+
+    The caller holds the writer lock.
+    """
+    for table in TABLES:
+        fsync_directory(directory / table)
+    atomic_write(directory / INDEX_NAME, index.encode())
+    sweep(directory, index)
+
+
+def sweep(directory: Path, index: Index | None) -> None:
+    """Remove what no `manifest.json` names: files of an interrupted run, or of the state before."""
+    shutil.rmtree(directory / WORK_NAME, ignore_errors=True)
+    named = {entry.path for entries in index.tables.values() for entry in entries} if index else ()
+    for table in TABLES:
+        for path in (directory / table).glob("*.parquet"):
+            if f"{table}/{path.name}" not in named:
+                path.unlink()
+
+
+def replace_sequences(
+    directory: Path, index: Index, changed: Iterable[tuple[FileEntry, pa.Table]]
+) -> Index:
+    """The index after some files of `sequences` were written anew; the content digest stays."""
+    entries = list(index.tables["sequences"])
+    for old, rows in changed:
+        (new,) = write_table(directory, "sequences", rows)
+        entries[entries.index(old)] = new
+    return Index(
+        parameters=index.parameters,
+        snapshots=index.snapshots,
+        tables={**index.tables, "sequences": tuple(entries)},
+    )
+
+
+def set_sequence_values(
+    directory: Path, index: Index, ids: pa.Array, column: str, value: str
+) -> tuple[Index, int]:
+    """Set one column of the sequences `ids`; only files that change are written.
+
+    Returns:
+        The new index, not yet committed, and how many sequences changed.
+    """
+    import pyarrow.compute as pc
+
+    changed, count = [], 0
+    for entry in index.tables["sequences"]:
+        rows = pq.read_table(directory / entry.path, partitioning=None).cast(SEQUENCES)
+        hit = pc.and_(
+            pc.is_in(rows["sequence_id"], value_set=ids), pc.not_equal(rows[column], value)
+        )
+        hits = pc.sum(hit).as_py() or 0
+        if hits:
+            position = rows.schema.get_field_index(column)
+            values = pc.if_else(hit, pa.scalar(value), rows[column])
+            rows = rows.set_column(position, rows.schema.field(position), values)
+            changed.append((entry, rows.cast(SEQUENCES)))
+            count += hits
+    return replace_sequences(directory, index, changed), count
+
+
+def set_policy(path: Path | str, where: str, policy: str) -> int:
+    """Set the sink policy of every sequence that has a document for which `where` holds.
+
+    Args:
+        path: The manifest.
+        where: A SQL condition over the view `document_sequences` (every column of `documents`,
+            and `n_docs, n_sources, policy, status, first_snapshot, reserved` of its sequence).
+        policy: One of `schema.POLICIES`.
+
+    Returns:
+        How many sequences changed. Setting the same policy again changes none.
+
+    Raises:
+        InputError: An unknown policy, or a condition that DuckDB refuses.
+    """
+    from manifests.queries import sequence_ids_where
+    from manifests.reader import open_manifest
+
+    if policy not in POLICIES:
+        raise InputError(
+            f"policy {policy!r}",
+            expected=f"one of {', '.join(POLICIES)}",
+            found="another word",
+            remedy="choose one of them",
+        )
+    directory = Path(path)
+    open_manifest(directory)  # A wrong path is refused before the lock file is made.
+    with writer_lock(directory):
+        manifest = open_manifest(directory)
+        ids = sequence_ids_where(manifest, where)
+        index, count = set_sequence_values(directory, manifest.index, ids, "policy", policy)
+        if count:
+            commit(directory, index)
+    return count
