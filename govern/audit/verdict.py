@@ -30,6 +30,7 @@ from govern.audit.statement import (
 Result = Literal["PASSED", "WARNED", "FAILED"]
 SEVERITY: dict[Result, int] = {"PASSED": 0, "WARNED": 1, "FAILED": 2}
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
+_SIGNS = {"<=": "≤", ">=": "≥", "==": "="}
 
 
 def decide(*, verification: Verification, mechanism: Mechanism, blocks: Blocks) -> Verdict:
@@ -48,6 +49,11 @@ def decide(*, verification: Verification, mechanism: Mechanism, blocks: Blocks) 
     levels: list[Result] = ["PASSED", *(level for level, _ in findings)]
     result = max(levels, key=SEVERITY.__getitem__)
     return Verdict(result=result, reasons=tuple(reason for _, reason in findings))
+
+
+def compare(threshold: Threshold, row: MetricRow) -> bool:
+    """Whether a measured row meets a threshold."""
+    return bool(_COMPARE[threshold.comparison](row.value, threshold.bound))
 
 
 def understated(predicate: Predicate) -> Verdict | None:
@@ -84,10 +90,10 @@ def _breaches(verification: Verification) -> list[tuple[Result, str]]:
             (
                 threshold.on_breach,
                 f"{row.metric} on {row.group} is {row.value:.4g}, wanted "
-                f"{threshold.comparison} {threshold.bound:.4g}",
+                f"{_SIGNS[threshold.comparison]} {threshold.bound:.4g}",
             )
             for row in rows
-            if not _COMPARE[threshold.comparison](row.value, threshold.bound)
+            if not compare(threshold, row)
         ]
     return findings
 
