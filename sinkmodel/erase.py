@@ -28,7 +28,15 @@ from sinkmodel.erase_predict import Prediction, Ranges, predict
 from sinkmodel.erase_receipt import EraseReceipt, Journal
 from sinkmodel.erase_verify import Check, verify_erased
 
-__all__ = ["Check", "EraseReceipt", "erase_blocks", "pending_erase", "settle", "verify_erased"]
+__all__ = [
+    "Check",
+    "EraseReceipt",
+    "erase_blocks",
+    "erase_locked",
+    "pending_erase",
+    "settle",
+    "verify_erased",
+]
 
 JOURNAL = ".erase.json"
 _Wanted = tuple[tuple[int, ...], tuple[int, ...]]
@@ -66,23 +74,32 @@ def erase_blocks(
         IntegrityError: A planned block does not have the leaf that the run stores for it.
         LockedError: Another process writes to the run.
     """
-    begin = time.perf_counter()
-    wanted = (tuple(sorted(set(ids))), tuple(sorted(set(blocks))))
     run_files.list_files(run)  # says plainly that there is no run, before a lock file is made
     with writer_lock(run):
-        found = _read_journal(run)
-        if found is not None and (out is not None or not _same(found.receipt, wanted)):
-            raise _unfinished(run, found)
-        if out is None:
-            receipt = _erase_in_place(run, wanted, found)
-            home = run
-        else:
-            receipt = _erase_to(run, wanted, out)
-            home = out
-        receipt = dataclasses.replace(receipt, seconds=time.perf_counter() - begin)
-        if not pending:
-            settle(home)
-    return receipt
+        return erase_locked(run, blocks, ids, out=out, pending=pending)
+
+
+def erase_locked(
+    run: Path,
+    blocks: Sequence[int],
+    ids: Sequence[int],
+    *,
+    out: Path | None = None,
+    pending: bool = False,
+) -> EraseReceipt:
+    """`erase_blocks` for a caller that holds the writer lock of `run` already."""
+    begin = time.perf_counter()
+    wanted = (tuple(sorted(set(ids))), tuple(sorted(set(blocks))))
+    found = _read_journal(run)
+    if found is not None and (out is not None or not _same(found.receipt, wanted)):
+        raise _unfinished(run, found)
+    if out is None:
+        receipt, home = _erase_in_place(run, wanted, found), run
+    else:
+        receipt, home = _erase_to(run, wanted, out), out
+    if not pending:
+        settle(home)
+    return dataclasses.replace(receipt, seconds=time.perf_counter() - begin)
 
 
 def pending_erase(run: Path) -> EraseReceipt | None:

@@ -1,0 +1,205 @@
+"""`govern forget`: zero the sinks of chosen documents and prove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from govern.cli.render import Settings, emit, note
+
+if TYPE_CHECKING:
+    from govern.forget.execute import ForgetOutcome
+    from govern.forget.measuring import Measurer
+    from govern.forget.request import ForgetRequest
+
+_PATH = click.Path(path_type=Path)
+_EXIT_FAILED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The options of one call, named as click gives them."""
+
+    manifest: Path
+    doc_id: tuple[str, ...]
+    sequence_id: tuple[str, ...]
+    where: str | None
+    text_file: Path | None
+    all_sinks: bool
+    out: Path | None
+    in_place: bool
+    plan: bool
+    request: str | None
+    reason: str | None
+    key: Path | None
+    max_collateral: float
+    report: Path | None
+    ledger: Path | None
+    reference: Path | None
+    yes: bool
+
+
+@click.command(
+    epilog="Example: govern forget run --manifest manifest --doc-id MIT --out run-after "
+    "--request R-17 --reason 'GDPR art. 17' --key keys/govern-private.pem"
+)
+@click.argument("run", type=_PATH)
+@click.option("--manifest", type=_PATH, required=True, help="The manifest RUN was trained on.")
+@click.option("--doc-id", multiple=True, metavar="ID", help="A document; may be repeated.")
+@click.option("--sequence-id", multiple=True, metavar="ID", help="A sequence; may be repeated.")
+@click.option("--where", metavar="SQL", help="A condition over the columns of documents.")
+@click.option("--text-file", type=_PATH, help="A text; documents that hold it, or nearly, are.")
+@click.option("--all-sinks", is_flag=True, help="Everything that owns sinks.")
+@click.option("--out", type=_PATH, help="Write the erased run there.")
+@click.option("--in-place", is_flag=True, help="Erase RUN itself. There is no undo.")
+@click.option("--plan", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--request", metavar="REF", help="Your reference of the request.")
+@click.option("--reason", metavar="TEXT", help="Legal basis or reason; must not name a person.")
+@click.option("--key", type=_PATH, help="Private key that signs report and ledger.")
+@click.option(
+    "--max-collateral",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of its sinks that a kept sequence may lose.",
+)
+@click.option("--report", type=_PATH, help="Directory for REPORT.json and REPORT.html.")
+@click.option("--ledger", type=_PATH, help="Ledger directory.  [default: ledger, beside RUN]")
+@click.option(
+    "--reference",
+    type=_PATH,
+    metavar="RUN",
+    help="A run of the same recipe that never saw the documents, to compare with.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask before --in-place.")
+@click.pass_context
+def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
+    """Zero the sinks of chosen documents in RUN, verify it, and sign a report.
+
+    The selection is closed over duplicates: every copy of a chosen text is forgotten with it.
+    Give exactly one selection, and exactly one of --out, --in-place and --plan.
+    """
+    settings: Settings = ctx.obj
+    options = _Options(**values)
+    _require_one(ctx, options, "doc_id", "sequence_id", "where", "text_file", "all_sinks")
+    _require_one(ctx, options, "out", "in_place", "plan")
+    if options.plan:
+        _show_plan(settings, run, options)
+        return
+    for name in ("request", "reason"):
+        if not getattr(options, name):
+            raise click.UsageError(f"Missing option '--{name}'.", ctx)
+    outcome = _execute(settings, run, options)
+    emit(settings, _as_json(outcome), lambda: _as_text(outcome))
+    if outcome.verdict == "FAILED":
+        ctx.exit(_EXIT_FAILED)
+
+
+def make_measurer(reference: Path | None) -> Measurer | None:
+    """Whoever measures behaviour for the command; the tests put another one here."""
+    from govern.forget.behaviour import RunMeasurer
+
+    return RunMeasurer(reference=reference)
+
+
+def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
+    from govern.forget.execute import plan_forget
+    from govern.forget.plan_text import plan_text
+
+    plan = plan_forget(
+        run, options.manifest, _request(options), max_collateral=options.max_collateral
+    )
+    emit(settings, plan.to_dict(), lambda: plan_text(plan))
+
+
+def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
+    from govern.forget.execute import forget as execute
+    from manifests.errors import InputError
+
+    if options.key is None:
+        raise InputError(
+            "--key",
+            expected="a private key to sign the report",
+            found="none",
+            remedy="make one with `govern audit keygen --out keys`, or look at --plan first",
+        )
+    request = _request(options)
+    if options.in_place and not options.yes:
+        question = f"{run} will be erased in place. There is no undo. Continue?"
+        click.confirm(question, abort=True, err=True)
+    note(settings, f"forgetting in {run}")
+    return execute(
+        run,
+        options.manifest,
+        request,
+        out=options.out,
+        in_place=options.in_place,
+        key=options.key,
+        ledger=options.ledger,
+        report_dir=options.report,
+        max_collateral=options.max_collateral,
+        measurer=make_measurer(options.reference),
+    )
+
+
+def _request(options: _Options) -> ForgetRequest:
+    from govern.forget.request import ForgetRequest, Kind
+
+    chosen: list[tuple[Kind, tuple[str, ...]]] = [
+        ("doc-id", options.doc_id),
+        ("sequence-id", options.sequence_id),
+        ("where", () if options.where is None else (options.where,)),
+        ("text-file", () if options.text_file is None else (str(options.text_file),)),
+    ]
+    kind, values = next(((k, v) for k, v in chosen if v), ("all-sinks", ()))
+    return ForgetRequest(
+        kind=kind,
+        values=values,
+        reference=options.request or "plan",
+        reason=options.reason or "plan",
+    )
+
+
+def _require_one(ctx: click.Context, options: _Options, *names: str) -> None:
+    given = [name for name in names if getattr(options, name) not in (None, (), False)]
+    if len(given) != 1:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise click.UsageError(f"Give exactly one of {flags}; found {len(given)}.", ctx)
+
+
+def _as_json(outcome: ForgetOutcome) -> dict[str, Any]:
+    return {
+        "run": str(outcome.run),
+        "sequence_ids": [s.sequence_id for s in outcome.plan.sequences],
+        "documents": len(outcome.plan.documents),
+        "blocks": len(outcome.plan.blocks),
+        "report": None if outcome.report is None else str(outcome.report),
+        "html": None if outcome.html is None else str(outcome.html),
+        "ledger": None if outcome.ledger is None else str(outcome.ledger),
+        "verdict": outcome.verdict,
+        "reasons": list(outcome.reasons),
+        "already_forgotten": outcome.already_forgotten,
+    }
+
+
+def _as_text(outcome: ForgetOutcome) -> str:
+    from govern.forget.plan_text import plan_text
+
+    if outcome.already_forgotten:
+        where = f"; the report is {outcome.report}" if outcome.report else ""
+        return f"Nothing to do: all of this was forgotten before{where}."
+    lines = [
+        plan_text(outcome.plan),
+        f"Erased     {outcome.run}",
+        f"Verdict    {outcome.verdict}",
+        *(f"  {reason}" for reason in outcome.reasons),
+        f"Report     {outcome.report}",
+        f"Page       {outcome.html}",
+        f"Ledger     {outcome.ledger}",
+        f"Verify     govern audit verify {outcome.report} --model {outcome.run} "
+        f"--ledger {outcome.ledger}",
+    ]
+    return "\n".join(lines)

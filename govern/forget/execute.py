@@ -1,0 +1,394 @@
+"""Execute: select, plan, measure, erase, verify, measure again, sign, record. One call, `forget`.
+
+The order makes a kill harmless. What each moment leaves, and what a re-run of the same call does:
+
+    while planning or measuring     nothing, or an unused `.pending`     begins anew
+    after the job is written        `.pending/job.json`                  continues with its plan
+    while erasing                   a clone, or a journal                completes it
+    after the erase                 the erased run with its receipt      verifies, measures, signs
+    after the statement is signed   `.pending/envelope.json`             appends this very envelope
+    after the ledger                an entry                             finds it there
+    after the tombstones            rows in the manifest                 finds them there
+    after REPORT.json               receipt and `.pending`               clears both away
+
+So a report exists only for an erase that was completed and verified, and there is one for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from govern.audit.disclosure import Disclosure, new_key
+from govern.audit.report import render_report
+from govern.audit.report_file import issue, read_report, sign_statement, write_report
+from govern.audit.signing import Envelope, PrivateKey, load_private_key
+from govern.audit.statement import Predicate
+from govern.forget.evidence import Erased, make_disclosure, make_statement
+from govern.forget.measuring import Measurements, Measurer, MeasureRequest
+from govern.forget.pending import Job, Pending, identity_of, require_same
+from govern.forget.plan import Plan, make_plan, require_executable
+from govern.forget.request import ForgetRequest
+from govern.forget.run_view import RunView, read_run, require_trained_on
+from govern.forget.selection import select
+from govern.forget.tombstone import add_forgotten
+from manifests import Manifest, open_manifest
+from manifests.errors import CheckpointError, InputError, IntegrityError
+from manifests.files import atomic_write, writer_lock
+from manifests.sequence_id import parse_id
+from sinkmodel.erase import Check, EraseReceipt, erase_locked, settle, verify_erased
+
+REPORT, PAGE = "REPORT.json", "REPORT.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOutcome:
+    """What a call did.
+
+    Attributes:
+        plan: What was to be erased.
+        run: The run in which it is erased.
+        report: REPORT.json, or None where an earlier request had erased everything.
+        html: The page to read, beside it.
+        ledger: The ledger that has the statement, or None.
+        verdict: PASSED, WARNED or FAILED, with its reasons; None without a report.
+        reasons: Why the verdict is not PASSED.
+        already_forgotten: Nothing was left to do, and nothing was written.
+    """
+
+    plan: Plan
+    run: Path
+    report: Path | None
+    html: Path | None
+    ledger: Path | None
+    verdict: str | None
+    reasons: tuple[str, ...] = ()
+    already_forgotten: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """The arguments of one `forget`, resolved."""
+
+    request: ForgetRequest
+    run: RunView
+    manifest: Manifest
+    out: Path | None
+    key: PrivateKey
+    ledger: Path
+    report_dir: Path
+    max_collateral: float
+    measurer: Measurer | None
+    operator: str
+
+    @property
+    def result(self) -> Path:
+        """The run in which the erase ends."""
+        return self.out or self.run.path
+
+    @property
+    def pending(self) -> Pending:
+        """What is remembered between two attempts."""
+        return Pending(self.report_dir)
+
+    @property
+    def identity(self) -> str:
+        """Which request this is."""
+        return identity_of(self.request, run=self.run.path, out=self.out)
+
+
+def plan_forget(
+    run: Path | str, manifest: Path | str, request: ForgetRequest, *, max_collateral: float = 0.0
+) -> Plan:
+    """What `forget` would do. Writes nothing.
+
+    Args:
+        run: The run directory.
+        manifest: The manifest that it was trained on.
+        request: What is to be forgotten.
+        max_collateral: The share of its sinks (0 to 1) that a kept sequence may lose.
+
+    Raises:
+        SelectionError: Nothing was found.
+        CheckpointError, ManifestError: Not a run, or not its manifest.
+    """
+    view, opened = read_run(Path(run)), open_manifest(manifest)
+    require_trained_on(view, opened)
+    selection = select(opened, request, view)
+    return make_plan(opened, selection, view, max_collateral=max_collateral)
+
+
+def forget(
+    run: Path | str,
+    manifest: Path | str,
+    request: ForgetRequest,
+    *,
+    out: Path | str | None = None,
+    in_place: bool = False,
+    key: Path | str | PrivateKey,
+    ledger: Path | str | None = None,
+    report_dir: Path | str | None = None,
+    max_collateral: float = 0.0,
+    measurer: Measurer | None = None,
+    operator: str = "operator",
+) -> ForgetOutcome:
+    """Forget: zero the sinks of what the request selects, prove it, and record it.
+
+    Args:
+        run: The run directory.
+        manifest: The manifest that it was trained on; gets the tombstones.
+        request: What is to be forgotten.
+        out: A directory that does not exist yet, for the erased copy.
+        in_place: Erase `run` itself instead; nothing can undo it.
+        key: Ed25519 private key that signs report and ledger.
+        ledger: The ledger directory; by default `ledger` beside the run.
+        report_dir: For REPORT.json and REPORT.html; by default beside the erased run, named after
+            the request's reference.
+        max_collateral: The share of its sinks (0 to 1) that a kept sequence may lose.
+        measurer: Measures behaviour; None leaves the evidence structural.
+        operator: Who executes the request, for the statement.
+
+    Raises:
+        SelectionError: Nothing was found, or nothing of it can be erased.
+        CollateralError: Kept sequences would lose more than was allowed.
+        IntegrityError: The erased files are not what they must be; no report is written.
+        LockedError: Another process works on the run, the report, the ledger or the manifest.
+        CheckpointError, ManifestError, InputError: Something given cannot be used.
+    """
+    if in_place == (out is not None):
+        raise _bad("forget", "either an output or in place", "both" if in_place else "neither")
+    if not 0 <= max_collateral <= 1:
+        raise _bad("--max-collateral", "a share between 0 and 1", f"{max_collateral:g}")
+    view, opened = read_run(Path(run)), open_manifest(manifest)
+    require_trained_on(view, opened)
+    target = None if out is None else Path(out)
+    home = target or view.path
+    call = _Call(
+        request=request,
+        run=view,
+        manifest=opened,
+        out=target,
+        key=key if isinstance(key, PrivateKey) else load_private_key(Path(key)),
+        ledger=Path(ledger) if ledger else view.path.parent / "ledger",
+        report_dir=Path(report_dir) if report_dir else default_report_dir(home, request.reference),
+        max_collateral=max_collateral,
+        measurer=measurer,
+        operator=operator,
+    )
+    _require_outside(call)
+    with _locked(call):
+        return _forget(call)
+
+
+def default_report_dir(run: Path, reference: str) -> Path:
+    """Where the report of a request lies unless it is said: beside the erased run."""
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", reference).strip("-")[:40]
+    if slug != reference:
+        # Two references must not meet in one directory because they differ in other signs.
+        slug = f"{slug}-{hashlib.sha256(reference.encode()).hexdigest()[:8]}".lstrip("-")
+    return run.parent / f"{run.name}-report-{slug}"
+
+
+def _forget(call: _Call) -> ForgetOutcome:
+    job = call.pending.job()
+    if job is not None:
+        require_same(job, call.identity, call.report_dir)
+    else:
+        plan = make_plan(
+            call.manifest,
+            select(call.manifest, call.request, call.run),
+            call.run,
+            max_collateral=call.max_collateral,
+        )
+        done = _done_before(call, plan)
+        if done is not None:
+            return done
+        require_executable(plan)
+        job = _begin(call, plan)
+    signed = call.pending.signed() or _erase_and_sign(call, job)
+    envelope, disclosure = signed
+    report = issue(envelope, disclosure, keys=[call.key], ledger=call.ledger, time=_now())
+    add_forgotten(call.manifest, job.plan, call.request.reference, report)
+    write_report(report, call.report_dir / REPORT)
+    atomic_write(call.report_dir / PAGE, render_report(report).encode())
+    settle(call.result)
+    call.pending.end()
+    return _outcome(call, job.plan, report.statement().predicate)
+
+
+def _begin(call: _Call, plan: Plan) -> Job:
+    """Fix the thresholds, measure what was before, and remember both."""
+    if call.out is not None and call.out.exists() and any(call.out.iterdir()):
+        raise CheckpointError(
+            f"output {call.out}",
+            expected="a directory that does not exist yet",
+            found="something there already",
+            remedy="give another --out",
+        )
+    wanted = _measure_request(call, plan)
+    thresholds = call.measurer.thresholds(wanted) if call.measurer else ()
+    job = Job(
+        identity=call.identity,
+        plan=plan,
+        thresholds=thresholds,
+        measured=call.measurer is not None,
+        received_at=_now(),
+        key=new_key().hex(),
+    )
+    before = call.measurer.before(call.run.path, wanted) if call.measurer else b""
+    call.pending.begin(job, before)
+    return job
+
+
+def _erase_and_sign(call: _Call, job: Job) -> tuple[Envelope, Disclosure]:
+    if job.measured and call.measurer is None:
+        raise _bad(
+            "measuring", "a measurer, as the first attempt had", "none; it cannot be completed so"
+        )
+    receipt = erase_locked(call.run.path, job.plan.blocks, job.plan.ids, out=call.out, pending=True)
+    if receipt.already_erased:
+        raise CheckpointError(
+            f"run {call.result}",
+            expected="the receipt of the erase that began here",
+            found="an erased run without it",
+            remedy="restore the run from before the erase, and forget again",
+        )
+    checks = verify_erased(receipt, call.result)
+    _require_passed(checks, call.result)
+    measurements: Measurements | None = None
+    if call.measurer is not None and job.measured:
+        wanted = _measure_request(call, job.plan)
+        measurements = call.measurer.after(call.result, wanted, call.pending.before())
+    erased = _evidence(call, job, receipt, checks, measurements)
+    disclosure = make_disclosure(erased)
+    envelope = sign_statement(make_statement(erased, disclosure), [call.key])
+    call.pending.keep_signed(envelope, disclosure)
+    return envelope, disclosure
+
+
+def _evidence(
+    call: _Call,
+    job: Job,
+    receipt: EraseReceipt,
+    checks: tuple[Check, ...],
+    measurements: Measurements | None,
+) -> Erased:
+    return Erased(
+        request=call.request,
+        job=job,
+        source=call.run.path,
+        in_place=call.out is None,
+        allocation=call.run.allocation,
+        receipt=receipt,
+        checks=checks,
+        measurements=measurements,
+        operator=call.operator,
+        key_ids=(call.key.public.key_id,),
+        executed_at=_now(),
+    )
+
+
+def _outcome(call: _Call, plan: Plan, predicate: Predicate) -> ForgetOutcome:
+    report = call.report_dir / REPORT
+    page = call.report_dir / PAGE
+    return ForgetOutcome(
+        plan=plan,
+        run=call.result,
+        report=report,
+        html=page if page.exists() else None,
+        ledger=call.ledger,
+        verdict=predicate.verdict.result,
+        reasons=predicate.verdict.reasons,
+    )
+
+
+def _done_before(call: _Call, plan: Plan) -> ForgetOutcome | None:
+    """The outcome where an earlier request did all this; otherwise None.
+
+    Raises:
+        InputError: The report directory has the report of another request.
+    """
+    report = call.report_dir / REPORT
+    if report.exists():
+        predicate = read_report(report).statement().predicate
+        same = predicate.request.reference == call.request.reference
+        ids = {s.sequence_id for s in plan.sequences} or set(plan.already_forgotten)
+        if same and ids == set(predicate.selection.sequence_ids) and call.result.is_dir():
+            return replace(_outcome(call, plan, predicate), already_forgotten=True)
+        raise InputError(
+            f"report directory {call.report_dir}",
+            expected="no report yet",
+            found=f"the report of request {predicate.request.reference!r}",
+            remedy="give another --report",
+        )
+    if plan.sequences or plan.without_sinks or plan.not_trained or not plan.already_forgotten:
+        return None
+    return ForgetOutcome(
+        plan=plan,
+        run=call.run.path,
+        report=None,
+        html=None,
+        ledger=None,
+        verdict=None,
+        already_forgotten=True,
+    )
+
+
+def _measure_request(call: _Call, plan: Plan) -> MeasureRequest:
+    return MeasureRequest(
+        manifest=call.manifest,
+        forgotten=tuple((d.source, d.doc_id, parse_id(d.sequence_id)) for d in plan.documents),
+        policies={parse_id(s.sequence_id): s.policy for s in plan.sequences},
+        share_lost={parse_id(a.sequence_id): a.share_lost for a in plan.collateral.affected},
+    )
+
+
+def _require_passed(checks: tuple[Check, ...], run: Path) -> None:
+    for check in checks:
+        if not check.passed:
+            raise IntegrityError(
+                f"erased run {run}",
+                expected=check.name,
+                found=check.detail,
+                remedy="no report was written; restore the run and find out what changed it",
+            )
+
+
+def _require_outside(call: _Call) -> None:
+    """Report and ledger must not change the run that they are about."""
+    for name, path in (("--report", call.report_dir), ("--ledger", call.ledger)):
+        for run in {call.run.path.resolve(), call.result.resolve()}:
+            if path.resolve().is_relative_to(run):
+                raise _bad(name, f"a directory outside the run {run.name}", str(path))
+
+
+@contextmanager
+def _locked(call: _Call) -> Iterator[None]:
+    """One forget at a time for a run, and for a report directory."""
+    with writer_lock(call.run.path):
+        call.report_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with writer_lock(call.report_dir):
+                yield
+        finally:
+            _remove_if_unused(call.report_dir)
+
+
+def _remove_if_unused(directory: Path) -> None:
+    """A request that was refused leaves no directory behind."""
+    if {path.name for path in directory.iterdir()} <= {".lock"}:
+        (directory / ".lock").unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _bad(what: str, expected: str, found: str) -> InputError:
+    return InputError(what, expected=expected, found=found, remedy="correct the call")

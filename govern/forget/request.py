@@ -1,0 +1,71 @@
+"""The request: what is to be forgotten, under which reference, and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from manifests.errors import InputError
+
+Kind = Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_SINGLE = ("where", "text-file")
+_MAX_TEXT = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetRequest:
+    """One request to forget.
+
+    Args:
+        kind: How documents are selected.
+        values: Document IDs, sequence IDs, one SQL condition or one path; none for `all-sinks`.
+        reference: The holder's reference of the request, printed in report and ledger.
+        reason: Legal basis or reason, printed likewise: it must not name a person.
+        requester: Who asked; appears as a keyed hash only.
+
+    Raises:
+        InputError: A field is empty, too long, or is not text that can be written down.
+    """
+
+    kind: Kind
+    values: tuple[str, ...] = ()
+    reference: str
+    reason: str
+    requester: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise _bad("selection", f"one of {', '.join(KINDS)}", self.kind)
+        limit = 0 if self.kind == "all-sinks" else 1 if self.kind in _SINGLE else None
+        if limit is not None and len(self.values) != limit:
+            raise _bad(f"selection {self.kind}", f"{limit} values", f"{len(self.values)}")
+        if limit is None and not self.values:
+            raise _bad(f"selection {self.kind}", "at least one value", "none")
+        for value in self.values:
+            _check_text(f"selection {self.kind}", value, limit=1 << 20)
+        _check_text("--request", self.reference)
+        _check_text("--reason", self.reason)
+        if self.requester is not None:
+            _check_text("requester", self.requester)
+
+    @property
+    def query(self) -> str:
+        """The literal query as one line of JSON: kind, then the values."""
+        return json.dumps([self.kind, *self.values], ensure_ascii=False)
+
+
+def _check_text(what: str, value: str, limit: int = _MAX_TEXT) -> None:
+    if not value.strip():
+        raise _bad(what, "some text", "nothing")
+    if len(value) > limit:
+        raise _bad(what, f"at most {limit} characters", f"{len(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _bad(what, "text in Unicode", "bytes that are none") from None
+
+
+def _bad(what: str, expected: str, found: str) -> InputError:
+    return InputError(what, expected=expected, found=found, remedy="correct the request")

@@ -1,0 +1,134 @@
+"""The run as planning and reporting see it, read without torch: record, sink map, block shape."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests import Manifest
+from manifests.errors import CheckpointError, ManifestError
+from manifests.files import canonical_json
+from sinkmodel.bank_format import open_banks
+
+if TYPE_CHECKING:
+    from sinkmodel.allocation import SinkMap
+
+RECORD = "training.json"
+_FORMAT = ("memsinks-govern run", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """What a plan needs of a run.
+
+    Attributes:
+        path: The run directory.
+        content_digest, snapshot: The manifest snapshot that it was trained on.
+        allocation: How blocks were given to sequences (scheme, seed).
+        sink_map: Sequence ID -> blocks.
+        layers: Layers that have sinks.
+        block_size: Sink neurons of one block in one layer.
+        block_bytes: Bytes of one block over all layers.
+    """
+
+    path: Path
+    content_digest: str
+    snapshot: int
+    allocation: tuple[str, int]
+    sink_map: SinkMap
+    layers: int
+    block_size: int
+    block_bytes: int
+
+    def owners(self) -> list[int]:
+        """IDs, ascending, that own blocks and are not forgotten."""
+        counts = self.sink_map.lists.offsets[1:] - self.sink_map.lists.offsets[:-1]
+        rows = self.sink_map.active & (counts > 0)
+        return [int(i) for i in self.sink_map.sequence_ids[rows]]
+
+
+def read_run(path: Path) -> RunView:
+    """Read a run directory.
+
+    Raises:
+        CheckpointError: Not a run, or one without sinks.
+    """
+    from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
+
+    record = _read_record(path)
+    banks = open_banks(path)
+    if not banks:
+        raise CheckpointError(
+            f"run {path}",
+            expected="a run with sink banks",
+            found="none: nothing in it can be forgotten",
+            remedy="train with sequences of policy private, strict or pooled",
+        )
+    pin, allocation = record["manifest"], record.get("allocation", {})
+    return RunView(
+        path=path,
+        content_digest=pin["content_digest"],
+        snapshot=pin["snapshot"],
+        allocation=(str(allocation.get("scheme", "unknown")), int(allocation.get("seed", 0))),
+        sink_map=SinkMap.read(path / SINK_MAP_FILE),
+        layers=banks[0].shape[1],
+        block_size=banks[0].shape[3],
+        block_bytes=banks[0].block_bytes,
+    )
+
+
+def require_trained_on(run: RunView, manifest: Manifest) -> None:
+    """Refuse a manifest that does not hold the snapshot that the run was trained on.
+
+    Raises:
+        ManifestError: Another manifest; both digests are in the message.
+    """
+    found = {s.snapshot: s.content_digest for s in manifest.snapshots}.get(run.snapshot)
+    if found != run.content_digest:
+        raise ManifestError(
+            f"manifest {manifest.path}",
+            expected=f"snapshot {run.snapshot} with content digest {run.content_digest}, "
+            f"which {run.path.name} was trained on",
+            found=f"content digest {found}" if found else f"no snapshot {run.snapshot}",
+            remedy="give the manifest that the run was trained on",
+        )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    file = path / RECORD
+    if not file.is_file():
+        raise CheckpointError(
+            f"run {path}",
+            expected=f"a run directory with {RECORD}",
+            found="no such file" if path.is_dir() else "no such directory",
+            remedy="give the --out of `govern train`",
+        )
+    data = file.read_bytes()
+    try:
+        record = json.loads(data)
+        canonical = canonical_json(record) == data
+    except (ValueError, RecursionError):
+        canonical, record = False, None
+    if not canonical or not isinstance(record, dict):
+        raise _foreign(file, "other content")
+    if (record.get("format"), record.get("format_version")) != _FORMAT:
+        raise _foreign(file, f"{record.get('format')!r} {record.get('format_version')!r}"[:80])
+    pin = record.get("manifest")
+    if (
+        not isinstance(pin, dict)
+        or type(pin.get("content_digest")) is not str
+        or type(pin.get("snapshot")) is not int
+    ):
+        raise _foreign(file, "no manifest snapshot")
+    return record
+
+
+def _foreign(file: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        str(file),
+        expected=f"the canonical record of a training, format {_FORMAT[0]!r} {_FORMAT[1]}",
+        found=found,
+        remedy="restore the file from a backup of the run",
+    )
