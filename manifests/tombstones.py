@@ -57,7 +57,8 @@ def add_tombstones(path: Path | str, rows: pa.Table) -> int:
 
 def _first_of_each(rows: pa.Table) -> pa.Table:
     ids = rows["sequence_id"].to_pylist()
-    return rows.filter(pa.array([i == 0 or ids[i] != ids[i - 1] for i in range(len(ids))]))
+    first = [i == 0 or ids[i] != ids[i - 1] for i in range(len(ids))]
+    return rows.filter(pa.array(first, pa.bool_()))  # no rows would give the type null
 
 
 def _require_known(ids: pa.Array, known: pa.ChunkedArray, directory: Path) -> None:

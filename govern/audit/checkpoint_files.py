@@ -75,19 +75,19 @@ def scan_run(path: Path) -> ScannedRun:
 
 def _names(folder: Path, prefix: str) -> list[str]:
     names = []
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            names += _names(Path(entry.path), f"{prefix}{entry.name}/")
-        elif entry.is_file(follow_symlinks=False):
-            if prefix or entry.name not in IGNORED:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                names += _names(Path(entry.path), f"{prefix}{entry.name}/")
+            elif not entry.is_file(follow_symlinks=False):
+                raise IntegrityError(
+                    f"run file {prefix}{entry.name}",
+                    expected="a regular file",
+                    found="a symbolic link or a special file",
+                    remedy="put the file itself there: a link may lead out of the run",
+                )
+            elif prefix or entry.name not in IGNORED:
                 names.append(prefix + entry.name)
-        else:
-            raise IntegrityError(
-                f"run file {prefix}{entry.name}",
-                expected="a regular file",
-                found="a symbolic link or a special file",
-                remedy="put the file itself there: a link may lead out of the run",
-            )
     return names
 
 

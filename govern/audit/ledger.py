@@ -102,7 +102,7 @@ def parse_head(envelope: Envelope, what: str) -> TreeHead:
     """
     if envelope.payloadType != HEAD_TYPE:
         raise malformed(what, f"payload type {HEAD_TYPE}", repr(envelope.payloadType))
-    return TreeHead.from_dict(parse_canonical(envelope.payload_bytes(), what), what)
+    return TreeHead.from_dict(parse_canonical(envelope.payload_bytes(what), what), what)
 
 
 def append(

@@ -46,7 +46,9 @@ class Report(Record):
         """
         if self.envelope.payloadType != PAYLOAD_TYPE:
             raise malformed("report envelope", PAYLOAD_TYPE, repr(self.envelope.payloadType))
-        payload = parse_canonical(self.envelope.payload_bytes(), "report statement")
+        payload = parse_canonical(
+            self.envelope.payload_bytes("report envelope"), "report statement"
+        )
         return Statement.from_dict(payload, "statement")
 
 

@@ -56,13 +56,16 @@ class Envelope(Record):
     payloadType: str  # noqa: N815  the name that DSSE prescribes
     signatures: tuple[Signature, ...]
 
-    def payload_bytes(self) -> bytes:
+    def payload_bytes(self, what: str = "envelope") -> bytes:
         """The signed bytes.
+
+        Args:
+            what: The envelope's name in a message.
 
         Raises:
             IntegrityError: The base64 is not the one encoding of its bytes.
         """
-        return _decode(self.payload, "envelope payload")
+        return _decode(self.payload, f"{what} payload")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +229,7 @@ def signers(envelope: Envelope, keys: Mapping[str, PublicKey], what: str) -> fro
     Raises:
         IntegrityError: No signature, one by an unknown key, one twice, or one that does not hold.
     """
-    dsse = _Dsse(envelope.payload_bytes(), envelope.payloadType, {})
+    dsse = _Dsse(envelope.payload_bytes(what), envelope.payloadType, {})
     found: set[str] = set()
     for signature in envelope.signatures:
         if signature.keyid in found:

@@ -345,12 +345,16 @@ def _tombstones(evidence: _Evidence, path: Path) -> str | list[str]:
         zip(table["sequence_id"].to_pylist(), table["statement_sha256"].to_pylist(), strict=True)
     )
     digests = {format_id(sequence_id): bytes(digest).hex() for sequence_id, digest in found.items()}
-    # An ID forgotten before, in another checkpoint, keeps its first tombstone.
-    accepted = {s.canonical_sha256() for s in (evidence.statement, *_earlier_statements(evidence))}
-    faults = []
+    # An ID that was forgotten before, in another checkpoint, keeps its first tombstone.
+    own = evidence.statement.canonical_sha256()
+    earlier = {statement.canonical_sha256() for statement in _earlier_statements(evidence)}
+    faults, first = [], []
     for sequence_id in evidence.statement.predicate.selection.sequence_ids:
         if sequence_id not in digests:
             faults.append(f"{sequence_id} has no tombstone")
-        elif digests[sequence_id] not in accepted:
-            faults.append(f"the tombstone of {sequence_id} names another statement")
+        elif digests[sequence_id] != own and digests[sequence_id] not in earlier:
+            first.append(f"the tombstone of {sequence_id} names another statement")
+    if first and evidence.ledger is None and not faults:
+        raise NotCheckableError(f"{first[0]}; --ledger shows whether an earlier one")
+    faults += first
     return faults or f"{len(evidence.statement.predicate.selection.sequence_ids)} IDs"
