@@ -13,6 +13,7 @@ are left out, and counted, so that the demo can show forgetting of a text that s
 from __future__ import annotations
 
 import ast
+import email
 import importlib.metadata
 import json
 import re
@@ -71,7 +72,8 @@ def _licenses() -> Iterator[EmbeddedDocument]:
 def _descriptions() -> Iterator[EmbeddedDocument]:
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        text = distribution.metadata.get_payload()
+        message = email.message_from_string(distribution.read_text("METADATA") or "")
+        text = message.get_payload()
         if isinstance(text, str):
             yield EmbeddedDocument(source="descriptions", doc_id=name, text=text, owner=name)
 

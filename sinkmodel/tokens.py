@@ -97,6 +97,21 @@ def collect_texts(documents: pa.Table, batches: Iterable[pa.RecordBatch]) -> lis
     return [text for text in texts if text is not None]
 
 
+def encode(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_document_tokens: int = 0
+) -> list[npt.NDArray[np.int32]]:
+    """Each text as begin + tokens + end, cut to its first `max_document_tokens` (0: not cut)."""
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    # The length warning of transformers is about models with absolute positions; ours cuts chunks.
+    encoded = (
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    )
+    most = max_document_tokens or None
+    return [
+        np.asarray([*begin, *ids, tokenizer.eos_token_id], dtype=np.int32)[:most] for ids in encoded
+    ]
+
+
 def tokenize(
     documents: pa.Table,
     texts: Iterable[str],
@@ -111,11 +126,7 @@ def tokenize(
         tokenizer: With an end token; the begin token is used where there is one.
         max_document_tokens: Keep the first so many tokens of each document; 0 keeps all.
     """
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if documents else []
-    pieces = [np.asarray([*begin, *ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
-    if max_document_tokens:
-        pieces = [piece[:max_document_tokens] for piece in pieces]
+    pieces = encode(list(texts), tokenizer, max_document_tokens)
     offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
     return TokenStore(

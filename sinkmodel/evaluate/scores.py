@@ -5,35 +5,15 @@ B rows in a batch, T tokens in a row, V entries in the vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from sinkmodel.evaluate.metrics import Bools, Floats
+from sinkmodel.evaluate.probes import Probe, Tokens
 from sinkmodel.modeling_sink import SinkForCausalLM
-
-Tokens = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """One document to measure.
-
-    Args:
-        key: Names it in results; never printed into statements.
-        sequence_id: The ID that it was trained under (0: none).
-        tokens: int32 [n], with begin and end tokens as in training.
-        text: Its UTF-8 bytes, for compression-based scores.
-    """
-
-    key: tuple[str, str]
-    sequence_id: int
-    tokens: Tokens
-    text: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +37,6 @@ class DocumentScore:
     def loss(self) -> float:
         """Mean loss, nats per token."""
         return float(self.losses.mean())
-
-
-def probe_digest(probes: Sequence[Probe]) -> str:
-    """SHA-256 over tokens and IDs of a probe set, whatever its order."""
-    parts = sorted(
-        hashlib.sha256(probe.sequence_id.to_bytes(8, "big") + probe.tokens.tobytes()).digest()
-        for probe in probes
-    )
-    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def own_sinks(probe: Probe) -> int:
