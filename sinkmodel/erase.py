@@ -109,10 +109,14 @@ def pending_erase(run: Path) -> EraseReceipt | None:
 
 
 def settle(run: Path) -> None:
-    """Forget the kept receipt: whoever asked for it has recorded it elsewhere. Idempotent."""
-    journal = run / JOURNAL
-    if journal.exists():
-        journal.unlink()
+    """Forget the kept receipt: whoever asked for it has recorded it elsewhere. Idempotent.
+
+    Clears as well what a kill left of writing it: an erased run holds nothing but its own files.
+    """
+    left = [*run.glob(f".{JOURNAL}.*.tmp"), *run.glob(JOURNAL)]
+    for path in left:
+        path.unlink()
+    if left:
         fsync_directory(run)
 
 
