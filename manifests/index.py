@@ -19,7 +19,7 @@ from manifests.files import canonical_json
 from manifests.schema import CONTENT_TABLES, FORMAT, FORMAT_VERSION, TABLES
 
 INDEX_NAME = "manifest.json"
-_FILE_NAME = re.compile(r"([a-z]+)/[0-9a-f]{16}\.parquet")
+_FILE_NAME = re.compile(r"([a-z]+)/([0-9a-f]{16})\.parquet")
 _KEYS = {"format", "format_version", "parameters", "snapshots", "tables", "digest"}
 _REMEDY = "rebuild the manifest with `govern ids build`, or restore it from a backup"
 
@@ -142,6 +142,10 @@ def _body(index: Index) -> dict[str, Any]:
 def _parse(value: Mapping[str, Any]) -> Index:
     if set(value["tables"]) != set(TABLES):
         raise ValueError(f"tables {sorted(value['tables'])}")
+    numbers = [n for e in _entries(value) for n in (e["rows"], e["bytes"])]
+    words = [w for e in _entries(value) for w in (e["path"], e["sha256"])]
+    if not all(type(n) is int for n in numbers) or not all(type(w) is str for w in words):
+        raise TypeError("a file entry with values of other types")
     return Index(
         parameters=dict(value["parameters"]),
         snapshots=tuple(
@@ -155,12 +159,16 @@ def _parse(value: Mapping[str, Any]) -> Index:
     )
 
 
+def _entries(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [entry for entries in value["tables"].values() for entry in entries]
+
+
 def _check_names(index: Index, what: str) -> None:
     # A name is `table/16 hex digits.parquet` and nothing else, so none can leave the directory.
     for table, entries in index.tables.items():
         for entry in entries:
             match = _FILE_NAME.fullmatch(entry.path)
-            if match is None or match[1] != table or entry.sha256[:16] != entry.path[-24:-8]:
+            if match is None or match[1] != table or entry.sha256[:16] != match[2]:
                 raise IntegrityError(
                     what,
                     expected=f"a file name {table}/<first 16 digits of its sha256>.parquet",

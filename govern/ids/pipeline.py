@@ -252,12 +252,14 @@ def _build(
 def _require_documents(rejects: Any, n_documents: int) -> None:
     if n_documents:
         return
-    reasons = Counter(rejects["reason"].to_pylist()).most_common(1)
-    found = f"{rejects.num_rows} records, none usable (most often {reasons[0][0]})"
+    found = "no records"
+    if rejects.num_rows:
+        reason = Counter(rejects["reason"].to_pylist()).most_common(1)[0][0]
+        found = f"{rejects.num_rows} records, none usable (most often {reason})"
     raise InputError(
         "corpus",
         expected="at least one record with text",
-        found=found if reasons else "no records",
+        found=found,
         remedy="check --text-field, and that these are the right files",
     )
 

@@ -60,15 +60,14 @@ def _json_record(row: int, line: bytes, fields: Fields) -> Record | Broken:
 def read_csv(
     file: IO[bytes], uri: str, compression: str | None, fields: Fields, limit: int
 ) -> Iterator[Record | Broken]:
-    """CSV with a header line (tabs when the name ends in .tsv); fields may hold line feeds."""
+    """CSV with a header line; fields in quotes may hold line feeds."""
     csv.field_size_limit(limit)
-    delimiter = "\t" if ".tsv" in uri.lower() else ","
     # Undecodable bytes become lone surrogates, which the caller rejects record by record.
     lines = (
         line.decode("utf-8", "surrogateescape") + "\n"
         for line in split_lines(pieces(file, compression), limit)
     )
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(lines)
     row = -1
     header: list[str] | None = None
     while True:
@@ -213,7 +212,6 @@ READERS: dict[str, Reader] = {
     ".ndjson": read_jsonl,
     ".json": read_jsonl,
     ".csv": read_csv,
-    ".tsv": read_csv,
     ".txt": read_text,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
