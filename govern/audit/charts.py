@@ -18,6 +18,7 @@ _ROW = 26.0
 _TOP = 40.0
 MAX_DOCUMENTS = 30
 _BINS = 21
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +93,12 @@ def loss_chart(documents: Sequence[DocumentLoss], labels: Sequence[str]) -> Loss
         step = (len(pairs) - 1) / (MAX_DOCUMENTS - 1)
         pairs = [pairs[round(i * step)] for i in range(MAX_DOCUMENTS)]
     values = [v for d, _ in pairs for v in (d.before, d.after, d.reference) if v is not None]
-    marks = nice_ticks(min(0.0, *values), max(values))
+    marks = nice_ticks(min(0.0, *map(_drawable, values)), max(map(_drawable, values)))
     low, high = marks[0], marks[-1]
 
     def place(value: float) -> float:
-        return round(_LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT), 2)
+        share = (_drawable(value) - low) / (high - low)
+        return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 2)
 
     rows = tuple(
         LossRow(
@@ -125,10 +127,11 @@ def change_chart(kept: Sequence[KeptChange]) -> ChangeChart | None:
         return None
     changes = [k.loss_change for k in kept]
     worst = max(changes, key=abs)
-    reach = nice_ticks(0.0, max(abs(worst), 0.01))[-1]
+    reach = nice_ticks(0.0, max(abs(_drawable(worst)), 0.01))[-1]
     counts = [0] * _BINS
     for change in changes:
-        counts[min(_BINS - 1, int((change + reach) / (2 * reach) * _BINS))] += 1
+        share = (_drawable(change) + reach) / (2 * reach)
+        counts[min(_BINS - 1, int(share * _BINS))] += 1
     left, right, base, top = 64.0, WIDTH - _RIGHT, 190.0, 26.0
     width = (right - left) / _BINS
     bars = tuple(
@@ -161,7 +164,8 @@ def change_chart(kept: Sequence[KeptChange]) -> ChangeChart | None:
 
 def nice_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     """Round numbers from below `low` to above `high`, steps of 1, 2 or 5 times a power of ten."""
-    span = high - low if high > low else 1.0
+    # A span below what four digits can tell apart has no ticks of its own.
+    span = high - low if high - low > 1e-9 else 1.0
     rough = span / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
@@ -174,6 +178,11 @@ def plain(value: float) -> str:
     """A number as a reader wants it: four significant digits, a real minus sign."""
     text = f"{value:.4g}"
     return text.replace("-", "−") if value else "0"
+
+
+def _drawable(value: float) -> float:
+    """A value within what an axis can show: a report may hold any finite number."""
+    return max(-_LARGEST, min(_LARGEST, value))
 
 
 def _spoken(label: str, document: DocumentLoss) -> str:

@@ -349,12 +349,16 @@ def _tombstones(evidence: _Evidence, path: Path) -> str | list[str]:
     own = evidence.statement.canonical_sha256()
     earlier = {statement.canonical_sha256() for statement in _earlier_statements(evidence)}
     faults, first = [], []
-    for sequence_id in evidence.statement.predicate.selection.sequence_ids:
-        if sequence_id not in digests:
+    selection = evidence.statement.predicate.selection
+    # The manifest remembers a sequence under its present name, the run under the one it trained.
+    today = {alias.alias_id: alias.sequence_id for alias in selection.aliases}
+    for sequence_id in selection.sequence_ids:
+        digest = digests.get(today.get(sequence_id, sequence_id))
+        if digest is None:
             faults.append(f"{sequence_id} has no tombstone")
-        elif digests[sequence_id] != own and digests[sequence_id] not in earlier:
+        elif digest != own and digest not in earlier:
             first.append(f"the tombstone of {sequence_id} names another statement")
     if first and evidence.ledger is None and not faults:
         raise NotCheckableError(f"{first[0]}; --ledger shows whether an earlier one")
     faults += first
-    return faults or f"{len(evidence.statement.predicate.selection.sequence_ids)} IDs"
+    return faults or f"{len(selection.sequence_ids)} IDs"
