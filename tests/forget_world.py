@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from synthetic_run import MapRow, RunShape, write_run
 
 from govern.audit.signing import PrivateKey, new_private_key
@@ -19,7 +20,10 @@ from govern.audit.statement import MetricRow, Threshold
 from govern.forget.measuring import DocumentChange, Measurements, MeasureRequest
 from govern.ids.pipeline import BuildConfig, build_ids
 from manifests import Manifest, open_manifest
+from manifests.index import Snapshot
 from manifests.queries import find_document
+from manifests.schema import ALIASES
+from manifests.writer import commit, make_index, write_table
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -111,6 +115,33 @@ def _map_rows(
         rows.append(MapRow(id_of(manifest, name), "private", (first + 1,)))
         first += 1
     return sorted(rows, key=lambda row: row.sequence_id)
+
+
+def with_aliases(world: World, rows: Sequence[Mapping[str, object]]) -> None:
+    """Give the manifest a second snapshot in which IDs changed."""
+    manifest = open_manifest(world.manifest)
+    entries = write_table(world.manifest, "aliases", pa.Table.from_pylist(rows, schema=ALIASES))
+    index = make_index(
+        parameters=manifest.parameters,
+        earlier=manifest.snapshots,
+        snapshot=Snapshot(
+            snapshot=2, inputs=(), records=0, documents=0, rejects=0, content_digest=""
+        ),
+        tables={**manifest.index.tables, "aliases": entries},
+    )
+    commit(world.manifest, index)
+
+
+def alias(old: int, new: int, reason: str, doc_id: str | None = None) -> dict[str, object]:
+    """A row of `aliases` of that snapshot."""
+    return {
+        "alias_id": old,
+        "sequence_id": new,
+        "snapshot": 2,
+        "reason": reason,
+        "source": "corpus" if doc_id else None,
+        "doc_id": doc_id,
+    }
 
 
 class FakeMeasurer:

@@ -39,6 +39,7 @@ class _Options:
     report: Path | None
     ledger: Path | None
     reference: Path | None
+    corpus: tuple[str, ...]
     yes: bool
 
 
@@ -74,6 +75,12 @@ class _Options:
     metavar="RUN",
     help="A run of the same recipe that never saw the documents, to compare with.",
 )
+@click.option(
+    "--corpus",
+    multiple=True,
+    metavar="INPUT",
+    help="Where the text lies now; default: the inputs that the manifest was built from.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before --in-place.")
 @click.pass_context
 def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
@@ -98,11 +105,11 @@ def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
         ctx.exit(_EXIT_FAILED)
 
 
-def make_measurer(reference: Path | None) -> Measurer | None:
+def make_measurer(corpus: tuple[str, ...], reference: Path | None) -> Measurer | None:
     """Whoever measures behaviour for the command; the tests put another one here."""
-    from govern.forget.behaviour import RunMeasurer
+    from govern.forget.model_measurer import ModelMeasurer
 
-    return RunMeasurer(reference=reference)
+    return ModelMeasurer(corpus=corpus or None, reference=reference)
 
 
 def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
@@ -141,7 +148,7 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
         ledger=options.ledger,
         report_dir=options.report,
         max_collateral=options.max_collateral,
-        measurer=make_measurer(options.reference),
+        measurer=make_measurer(options.corpus, options.reference),
     )
 
 

@@ -1,15 +1,17 @@
 """Forget: from a request to an erased run and a signed report.
 
-    request      what is asked for
-    run_view     the run as planning sees it: its record, sink map and block shape
-    selection    request -> documents and sequence IDs, closed over duplicates and aliases
-    text_file    which documents of a manifest hold a given text
-    plan         selection + sink map -> blocks, and what other IDs would lose (pure)
-    plan_text    the plan for people
-    measuring    the interface through which behaviour is measured before and after
-    pending      what a run of `execute` must remember to be completed after a kill
-    evidence     receipt + measurements -> statement (pure)
-    execute      select, plan, measure, erase, verify, measure, sign, record: `forget`
+    request         what is asked for
+    run_view        the run as planning sees it: its record, sink map and block shape
+    selection       request -> documents and sequence IDs, closed over duplicates and aliases
+    text_file       which documents of a manifest hold a given text
+    plan            selection + sink map -> blocks, and what other IDs would lose (pure)
+    plan_text       the plan for people
+    measuring       the interface through which behaviour is measured before and after
+    model_measurer  the measurer that loads models
+    pending         what `execute` must remember to be completed after a kill
+    evidence        receipt + measurements -> statement (pure)
+    tombstone       what the manifest remembers of it
+    execute         select, plan, measure, erase, verify, measure, sign, record: `forget`
 
 No torch here: measuring brings it in where it is wanted.
 """

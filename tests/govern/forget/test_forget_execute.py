@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from forget_world import HOSTILE, FakeMeasurer, World, build_world
-from synthetic_run import tree_digest
+from forget_world import HOSTILE, FakeMeasurer, World, alias, build_world, with_aliases
+from synthetic_run import MapRow, RunShape, tree_digest, write_run
 
 import govern
 from govern.audit.report_file import read_report
@@ -178,6 +178,35 @@ def test_a_failed_threshold_is_kept_in_a_signed_report(world: World) -> None:
     outcome = call(world, "licence-0", measurer=FakeMeasurer(after=1.5))
     assert outcome.verdict == "FAILED"
     assert outcome.reasons == ("loss on forgotten is 1.5, wanted ≥ 2",)
+    assert faults(world, outcome) == []
+
+
+def test_an_id_that_was_merged_away_since_the_training(tmp_path: Path) -> None:
+    """The run knows the poem as 77; the manifest calls it by another ID today."""
+    world = build_world(tmp_path)
+    rows = SinkMap.read(world.run / "sink_map.parquet").table.to_pylist()
+    renamed = [
+        MapRow(
+            77 if r["sequence_id"] == world.ids["poem"] else r["sequence_id"],
+            r["policy"],
+            tuple(r["blocks"]),
+        )
+        for r in rows
+    ]
+    shutil.rmtree(world.run)
+    manifest = open_manifest(world.manifest)
+    pin = {"content_digest": manifest.content_digest(), "snapshot": 1}
+    write_run(
+        world.run,
+        sorted(renamed, key=lambda row: row.sequence_id),
+        RunShape(blocks=manifest.rows("documents") + 9, manifest=pin),
+    )
+    with_aliases(world, [alias(77, world.ids["poem"], "merged")])
+    outcome = call(world, "poem")
+    predicate = read_report(outcome.report or Path()).statement().predicate
+    assert predicate.selection.sequence_ids == (format_id(77),)
+    tombstones = open_manifest(world.manifest).table("tombstones")
+    assert tombstones["sequence_id"].to_pylist() == [world.ids["poem"]]
     assert faults(world, outcome) == []
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from forget_world import HOSTILE, World, build_world, text
+from forget_world import HOSTILE, World, alias, build_world, text, with_aliases
 
 from govern.forget.request import ForgetRequest, Kind
 from govern.forget.run_view import read_run
 from govern.forget.selection import Selection, select
 from manifests import open_manifest
 from manifests.errors import GovernError, InputError, SelectionError
-from manifests.schema import ALIASES
 from manifests.sequence_id import format_id
-from manifests.writer import Snapshot, commit, make_index, write_table
 
 
 @pytest.fixture(scope="module")
@@ -146,32 +143,6 @@ def test_a_name_that_two_sources_have_must_be_told_apart(tmp_path: Path) -> None
 
 
 # --- the manifest moved on after the training ----------------------------------------------------
-
-
-def with_aliases(world: World, rows: list[dict[str, object]]) -> None:
-    """The manifest with a second snapshot in which IDs changed."""
-    manifest = open_manifest(world.manifest)
-    entries = write_table(world.manifest, "aliases", pa.Table.from_pylist(rows, schema=ALIASES))
-    index = make_index(
-        parameters=manifest.parameters,
-        earlier=manifest.snapshots,
-        snapshot=Snapshot(
-            snapshot=2, inputs=(), records=0, documents=0, rejects=0, content_digest=""
-        ),
-        tables={**manifest.index.tables, "aliases": entries},
-    )
-    commit(world.manifest, index)
-
-
-def alias(old: int, new: int, reason: str, doc_id: str | None = None) -> dict[str, object]:
-    return {
-        "alias_id": old,
-        "sequence_id": new,
-        "snapshot": 2,
-        "reason": reason,
-        "source": "corpus" if doc_id else None,
-        "doc_id": doc_id,
-    }
 
 
 def test_a_merge_after_the_training_cannot_hide_the_old_id(tmp_path: Path) -> None:
