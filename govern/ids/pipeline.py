@@ -277,15 +277,28 @@ def _output(directory: Path) -> Iterator[Path]:
         (directory / WORK_NAME).mkdir()
         try:
             yield directory
+        except OSError as error:
+            _undo(directory, made)
+            raise InputError(
+                f"--out {directory}",
+                expected="a disk that takes the working files and the manifest",
+                found=str(error),
+                remedy="make room (about twice the corpus while building), then run it again",
+            ) from error
         except BaseException:
-            if not (directory / INDEX_NAME).exists():
-                sweep(directory, None)
-                for name in _OURS:
-                    shutil.rmtree(directory / name, ignore_errors=True)
-                (directory / ".lock").unlink()
-                if made:
-                    directory.rmdir()
+            _undo(directory, made)
             raise
+
+
+def _undo(directory: Path, made: bool) -> None:
+    """Leave no trace of a build that failed before its `manifest.json`."""
+    if (directory / INDEX_NAME).exists():
+        return
+    for name in _OURS:
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / ".lock").unlink()
+    if made:
+        directory.rmdir()
 
 
 def _require_free(directory: Path) -> None:

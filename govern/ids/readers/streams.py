@@ -57,15 +57,20 @@ def pieces(file: IO[bytes], compression: str | None) -> Iterator[bytes]:
     """The decompressed bytes of an open file, piece by piece.
 
     Raises:
-        DamagedStreamError: After the last good piece, when compressed data is truncated or wrong.
+        DamagedStreamError: After the last good piece, when compressed data is truncated or wrong, or
+            the file cannot be read on.
     """
-    if compression == "gzip":
-        yield from _gzip_pieces(file)
-    elif compression == "zstd":
-        yield from _zstd_pieces(file)
-    else:
-        while piece := file.read(_PIECE):
-            yield piece
+    try:
+        if compression == "gzip":
+            yield from _gzip_pieces(file)
+        elif compression == "zstd":
+            yield from _zstd_pieces(file)
+        else:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        # A disk or network that fails in the middle: what came before it stays good.
+        raise DamagedStreamError(str(error)) from None
 
 
 def _gzip_pieces(file: IO[bytes]) -> Iterator[bytes]:

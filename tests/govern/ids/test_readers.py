@@ -102,6 +102,25 @@ def test_truncated_compression_keeps_what_was_read(tmp_path: Path, suffix: str) 
     assert [(r["reason"], r["row"]) for r in rejects] == [("truncated_file", len(documents))]
 
 
+def test_a_disk_that_fails_in_the_middle() -> None:
+    import io
+
+    from govern.ids.readers.formats import read_jsonl
+    from govern.ids.readers.record import Fields
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            piece = super().read(16)
+            if not piece:
+                raise OSError(5, "Input/output error")
+            return piece
+
+    file = Failing(b'{"text": "one"}\n{"text": "two"}\n{"text": "th')
+    items = list(read_jsonl(file, "a", None, Fields("text", "id", ()), 1000))
+    assert [item.text for item in items[:2]] == ["one", "two"]  # type: ignore[union-attr]
+    assert items[2:] == [(2, "truncated_file", b"[Errno 5] Input/output error")]
+
+
 def test_two_zstd_frames_and_gzip_members(tmp_path: Path) -> None:
     first, second = b'{"text": "one"}\n', b'{"text": "two"}\n'
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(first) + zstandard.compress(second))
