@@ -16,6 +16,7 @@ from manifests.errors import CheckpointError, InputError
 from sinkmodel import SinkConfig, SinkForCausalLM
 from sinkmodel.allocation import SinkMap
 from sinkmodel.conversion import export_llama
+from sinkmodel.lazy_adam import BlockAdam
 from sinkmodel.losses import IGNORED, token_losses
 
 torch.set_num_threads(1)
@@ -394,3 +395,23 @@ def test_layers_compile_without_graph_breaks() -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     expected = layer(hidden, routing, *weights, **arguments)
     torch.testing.assert_close(compiled(hidden, routing, *weights, **arguments), expected)
+
+
+@pytest.mark.parametrize("way", ["autocast", "weights"])
+def test_bfloat16_trains(way: str) -> None:
+    exact = loss_of(tiny_model()).item()
+    model = tiny_model().train()
+    if way == "weights":
+        model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        loss = loss_of(model)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=0.02)
+    loss.backward()
+    before = [bank.detach().clone() for bank in model.sinks.banks]
+    BlockAdam(model.sinks, lr=0.01).step()
+    for bank, old in zip(model.sinks.banks, before, strict=True):
+        assert bank.dtype == old.dtype
+        moved = (bank != old).flatten(1).any(1).nonzero()[:, 0].tolist()
+        used = [b for k in (1, 2, 5, 6, 7) for b in model.sink_map.blocks_of(k)]
+        assert moved == sorted(set(used))
