@@ -52,4 +52,4 @@ def other_sequences(sink_map: SinkMap, forgotten: set[int], seed: int) -> list[i
     counts = np.diff(sink_map.lists.offsets)
     able = sink_map.sequence_ids[sink_map.active & (counts > 0)].tolist()
     others = [int(i) for i in able if i not in forgotten]
-    return sorted(others, key=lambda i: int(keyed_hash(seed, i, 0)))
+    return sorted(others, key=lambda i: int(keyed_hash(seed, i, [0])[0]))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import POOLED, PRIVATE, MapRow, RunShape, write_run, write_sink_map
 
@@ -187,6 +187,7 @@ def pools(draw: st.DrawFn) -> tuple[list[MapRow], set[int]]:
     return rows, draw(st.sets(st.sampled_from(ids), min_size=1))
 
 
+@settings(max_examples=40, deadline=None)
 @given(case=pools())
 def test_law_collateral_is_what_the_erased_bytes_show(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[MapRow], set[int]]
