@@ -83,7 +83,7 @@ def band_keys(
 
 
 def pairs_of_band(keys: npt.NDArray[np.uint64]) -> Pairs:
-    """The candidate pairs of one band, uint64 (smaller text << 32 | larger), ascending."""
+    """The candidate pairs of one band, uint64 (smaller text << 32 | larger), by bucket."""
     keys = np.asarray(keys)
     order = np.argsort(keys, kind="stable")
     # Texts alone in their bucket are most of them: only buckets of two and more go on.
@@ -97,7 +97,6 @@ def pairs_of_band(keys: npt.NDArray[np.uint64]) -> Pairs:
     pairs = np.empty(count, dtype=np.uint64)
     if count:
         _bucket_pairs(order, keys, BUCKET_CAP, PIVOTS, pairs)
-    pairs.sort()
     return pairs
 
 
@@ -110,9 +109,16 @@ def candidate_pairs(
     for pairs in pool.map(pairs_of_band, keys):
         held.append(pairs)
         if sum(map(len, held)) > _PAIRS_HELD:
-            merged, held = np.unique(np.concatenate([merged, *held])), []
+            merged, held = _distinct([merged, *held]), []
         advance(1)
-    return np.unique(np.concatenate([merged, *held]))
+    return _distinct([merged, *held])
+
+
+def _distinct(parts: list[Pairs]) -> Pairs:
+    """Every pair once, ascending. Sorting, because np.unique hashes and is many times slower."""
+    pairs = np.concatenate(parts)
+    pairs.sort()
+    return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
 
 
 def split_pairs(pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -57,8 +57,8 @@ def pieces(file: IO[bytes], compression: str | None) -> Iterator[bytes]:
     """The decompressed bytes of an open file, piece by piece.
 
     Raises:
-        DamagedStreamError: After the last good piece, when compressed data is truncated or wrong, or
-            the file cannot be read on.
+        DamagedStreamError: After the last good piece, when compressed data is truncated or wrong,
+            or the file cannot be read on.
     """
     try:
         if compression == "gzip":
