@@ -283,17 +283,23 @@ class CheckpointChecks:
         return faults or f"{len(self.predicate.selection.sequence_ids)} IDs marked forgotten"
 
     def _read_sink_map(self) -> tuple[dict[int, str], dict[int, list[int]]]:
+        """Status and blocks by sequence ID; a map of another form is an error, never a crash."""
+        form = {"sequence_id": pa.int64(), "status": pa.string(), "blocks": pa.list_(pa.int32())}
         try:
-            table = pq.read_table(
-                io.BytesIO(self._read(_SINK_MAP)), columns=["sequence_id", "status", "blocks"]
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise malformed(_SINK_MAP, "a Parquet file", str(error).split("\n")[0]) from None
-        if table.num_columns != 3 or table.schema.field("sequence_id").type != pa.int64():
-            raise malformed(_SINK_MAP, "sequence_id, status and blocks", str(table.column_names))
-        ids = table["sequence_id"].to_pylist()
-        status = dict(zip(ids, table["status"].to_pylist(), strict=True))
-        return status, dict(zip(ids, table["blocks"].to_pylist(), strict=True))
+            table = pq.read_table(io.BytesIO(self._read(_SINK_MAP)), columns=list(form))
+            ids, status, blocks = (table[name].to_pylist() for name in form)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            found = (str(error).splitlines() or ["an unreadable file"])[0]
+            raise malformed(_SINK_MAP, "a Parquet file of sequences and blocks", found) from None
+        types = {name: table.schema.field(name).type for name in form}
+        if (
+            types != form
+            or any(table[name].null_count for name in form)
+            or len(set(ids)) < len(ids)
+        ):
+            found = "other types, nulls or an ID twice"
+            raise malformed(_SINK_MAP, "one row for each sequence: ID, status, blocks", found)
+        return dict(zip(ids, status, strict=True)), dict(zip(ids, blocks, strict=True))
 
     def _read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         path = self.run.path / name

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import audit_world
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from audit_world import World, build_world, forget
 from hypothesis import given
@@ -160,6 +162,21 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda run: (run / "sink_map.parquet").write_bytes(b"PAR1 no PAR1"),
         "sink map",
         "sink_map.parquet",
+    ),
+    "a map with nulls": (
+        lambda run: pq.write_table(
+            pa.table(
+                {"sequence_id": [22, None], "status": ["forgotten"] * 2, "blocks": [[2], None]}
+            ),
+            run / "sink_map.parquet",
+        ),
+        "sink map",
+        "other types, nulls",
+    ),
+    "a map of other columns": (
+        lambda run: pq.write_table(pa.table({"x": [1]}), run / "sink_map.parquet"),
+        "sink map",
+        "a Parquet file of sequences and blocks",
     ),
     "a link out of the run": (
         lambda run: _link(run / "config.json"),
