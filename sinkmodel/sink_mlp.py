@@ -34,7 +34,7 @@ from sinkmodel.keyed_hash import splitmix64
 Activation = Callable[[Tensor], Tensor]
 
 # A bucket may hold so many times the multiplications that its sequences need: more padding but
-# fewer kernels. Flat between 1.2 and 2 on a CPU, see docs/benchmarks/model.md.
+# fewer kernels. On a CPU 1 to 2 are alike and 3 is worse, see docs/benchmarks/model.md.
 _PADDING = 1.5
 _INIT_DOMAIN = 0x53494E4B  # keeps initial values apart from other uses of the keyed hash
 _INIT_CHUNK = 1 << 22  # elements generated at a time
