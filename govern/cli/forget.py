@@ -100,7 +100,7 @@ def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
         if not getattr(options, name):
             raise click.UsageError(f"Missing option '--{name}'.", ctx)
     outcome = _execute(settings, run, options)
-    emit(settings, _as_json(outcome), lambda: _as_text(outcome))
+    emit(settings, _as_json(outcome), lambda: _as_text(outcome, options.manifest))
     if outcome.verdict == "FAILED":
         ctx.exit(_EXIT_FAILED)
 
@@ -192,7 +192,7 @@ def _as_json(outcome: ForgetOutcome) -> dict[str, Any]:
     }
 
 
-def _as_text(outcome: ForgetOutcome) -> str:
+def _as_text(outcome: ForgetOutcome, manifest: Path) -> str:
     from govern.forget.plan_text import plan_text
 
     if outcome.already_forgotten:
@@ -207,6 +207,6 @@ def _as_text(outcome: ForgetOutcome) -> str:
         f"Page       {outcome.html}",
         f"Ledger     {outcome.ledger}",
         f"Verify     govern audit verify {outcome.report} --model {outcome.run} "
-        f"--ledger {outcome.ledger}",
+        f"--ledger {outcome.ledger} --manifest {manifest}",
     ]
     return "\n".join(lines)

@@ -335,10 +335,14 @@ def _outstanding(erased: Erased) -> tuple[Outstanding, ...]:
                 location=str(erased.source),
             )
         )
-    items += [
-        Outstanding(item="remove the documents from the corpus file", location=uri)
-        for uri in sorted({d.uri for d in erased.plan.documents})
-    ]
+    # No URI here: where each document is a file, its name is the document's.
+    files = len({document.uri for document in erased.plan.documents})
+    items.append(
+        Outstanding(
+            item=f"remove {len(erased.plan.documents)} documents from the corpus ({files} files)",
+            location="the uri that the manifest has for each document of the disclosure",
+        )
+    )
     items += [
         Outstanding(item=item, location="wherever the holder keeps them")
         for item in ("exports and quantised copies", "backups")
