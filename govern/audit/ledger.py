@@ -21,10 +21,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from govern.audit.records import Count, Record, Sha256, Utc, canonical, malformed, parse_canonical
+from govern.audit.records import Count, Record, Sha256, Utc, malformed, parse_canonical
 from govern.audit.signing import Envelope, PrivateKey, PublicKey, parse_public_key, sign, signers
 from manifests import merkle
 from manifests.errors import InputError, IntegrityError
@@ -140,14 +140,11 @@ def append(
                 atomic_write(directory / "keys" / f"{public.key_id}.pem", public.pem.encode())
         if ledger.pending is not None:
             # Its writer died between the two renames; the entry was signed, so it stays.
-            _write_head(directory, [*ledger.leaves(), merkle.leaf_hash(ledger.pending)], key, time)
-            ledger = read_ledger(directory, every_signature=False)
-        if entry in ledger.entries:
-            return ledger.proof(ledger.entries.index(entry))
-        index = len(ledger.entries)
-        atomic_write(directory / "entries" / f"{index:08d}.json", entry)
-        _write_head(directory, [*ledger.leaves(), merkle.leaf_hash(entry)], key, time)
-        return read_ledger(directory, every_signature=False).proof(index)
+            ledger = _commit(ledger, ledger.pending, key, time)
+        if entry not in ledger.entries:
+            atomic_write(directory / "entries" / f"{len(ledger.entries):08d}.json", entry)
+            ledger = _commit(ledger, entry, key, time)
+        return ledger.proof(ledger.entries.index(entry))
 
 
 def read_ledger(directory: Path, *, every_signature: bool = True) -> Ledger:
@@ -176,11 +173,11 @@ def read_ledger(directory: Path, *, every_signature: bool = True) -> Ledger:
     entries = _read_numbered(directory / "entries", first=0)
     if not len(heads) <= len(entries) <= len(heads) + 1:
         raise _broken(directory, f"{len(heads)} entries for {len(heads)} heads", f"{len(entries)}")
-    for number, entry in enumerate(entries):
+    # The signed root binds the bytes of committed entries; reading them all costs an append much.
+    for number in range(0 if every_signature else len(heads), len(entries)):
         name = f"ledger entries/{number:08d}.json"
-        envelope = Envelope.from_dict(parse_canonical(entry, name), name)
-        if every_signature or number == len(heads):
-            signers(envelope, keys, name)
+        envelope = Envelope.from_dict(parse_canonical(entries[number], name), name)
+        signers(envelope, keys, name)
     envelopes = tuple(_check_heads(heads, entries, keys, every_signature=every_signature))
     return Ledger(
         path=directory,
@@ -237,11 +234,14 @@ def _fold(peaks: Sequence[tuple[int, bytes]]) -> bytes:
     return root
 
 
-def _write_head(directory: Path, leaves: Sequence[bytes], key: PrivateKey, time: str) -> None:
+def _commit(ledger: Ledger, entry: bytes, key: PrivateKey, time: str) -> Ledger:
+    """Sign and write the head that makes an entry part of the ledger."""
+    leaves = [*ledger.leaves(), merkle.leaf_hash(entry)]
     head = TreeHead(tree_size=len(leaves), root=merkle.tree_root(leaves).hex(), time=time)
     envelope = sign(head.canonical(), HEAD_TYPE, [key])
-    path = directory / "heads" / f"{len(leaves):08d}.json"
-    atomic_write(path, canonical(envelope.to_dict()))
+    atomic_write(ledger.path / "heads" / f"{len(leaves):08d}.json", envelope.canonical())
+    entries, heads = (*ledger.entries, entry), (*ledger.heads, envelope)
+    return replace(ledger, entries=entries, heads=heads, pending=None)
 
 
 def _read_numbered(folder: Path, *, first: int) -> list[bytes]:
