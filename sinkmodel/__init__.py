@@ -7,7 +7,8 @@
     data            manifest + corpus -> packed micro-batches in a deterministic order
     recipes, train  named configurations and the loop
     checkpoint      save and load a run, with digests and Merkle roots
-    erase           zero given blocks of a run on disk
+    erase           zero given blocks of a run on disk; erase_predict, erase_receipt, erase_verify
+    run_files       the files of a run as files: digests, clones, links
     evaluate/       metrics and controls
 
 `import sinkmodel` does not import torch; using one of its names does.

@@ -34,6 +34,7 @@ __all__ = [
     "erase_blocks",
     "erase_locked",
     "pending_erase",
+    "require_settled",
     "settle",
     "verify_erased",
 ]
@@ -106,6 +107,17 @@ def pending_erase(run: Path) -> EraseReceipt | None:
     """The receipt of an erase that is unfinished or not yet settled there, or None."""
     journal = _read_journal(run) if run.is_dir() else None
     return journal.receipt if journal else None
+
+
+def require_settled(run: Path) -> None:
+    """Refuse a run in which an erase is unfinished or not yet settled.
+
+    Raises:
+        CheckpointError: There is one; re-running the command that began it completes it.
+    """
+    journal = _read_journal(run)
+    if journal is not None:
+        raise _unfinished(run, journal)
 
 
 def settle(run: Path) -> None:

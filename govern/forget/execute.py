@@ -41,7 +41,14 @@ from manifests import Manifest, open_manifest
 from manifests.errors import CheckpointError, InputError, IntegrityError
 from manifests.files import atomic_write, writer_lock
 from manifests.sequence_id import parse_id
-from sinkmodel.erase import Check, EraseReceipt, erase_locked, settle, verify_erased
+from sinkmodel.erase import (
+    Check,
+    EraseReceipt,
+    erase_locked,
+    require_settled,
+    settle,
+    verify_erased,
+)
 
 REPORT, PAGE = "REPORT.json", "REPORT.html"
 
@@ -230,6 +237,7 @@ def _begin(call: _Call, plan: Plan) -> Job:
             found="something there already",
             remedy="give another --out",
         )
+    require_settled(call.run.path)
     wanted = _measure_request(call, plan)
     thresholds = call.measurer.thresholds(wanted) if call.measurer else ()
     job = Job(
@@ -369,21 +377,20 @@ def _require_outside(call: _Call) -> None:
 
 @contextmanager
 def _locked(call: _Call) -> Iterator[None]:
-    """One forget at a time for a run, and for a report directory."""
+    """One forget at a time for a run, and for a report directory.
+
+    A request that is refused leaves no new directory behind.
+    """
     with writer_lock(call.run.path):
+        new = not call.report_dir.exists()
         call.report_dir.mkdir(parents=True, exist_ok=True)
         try:
             with writer_lock(call.report_dir):
                 yield
         finally:
-            _remove_if_unused(call.report_dir)
-
-
-def _remove_if_unused(directory: Path) -> None:
-    """A request that was refused leaves no directory behind."""
-    if {path.name for path in directory.iterdir()} <= {".lock"}:
-        (directory / ".lock").unlink(missing_ok=True)
-        directory.rmdir()
+            if new and {path.name for path in call.report_dir.iterdir()} <= {".lock"}:
+                (call.report_dir / ".lock").unlink(missing_ok=True)
+                call.report_dir.rmdir()
 
 
 def _now() -> str:

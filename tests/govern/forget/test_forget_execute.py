@@ -18,7 +18,7 @@ from govern.audit.signing import generate_keys
 from govern.audit.verify import verify_report
 from govern.forget import execute
 from govern.forget.execute import ForgetOutcome, default_report_dir
-from govern.forget.measuring import Measurer
+from govern.forget.measuring import Measurements, Measurer
 from govern.forget.request import ForgetRequest, Kind
 from manifests import open_manifest
 from manifests.errors import (
@@ -326,6 +326,24 @@ def test_a_fault_after_the_erase_leaves_no_report(
     assert not list(world.base.rglob("REPORT.json"))
     assert not (world.base / "ledger").exists()
     assert open_manifest(world.manifest).rows("tombstones") == 0
+
+
+def test_a_measured_forget_is_not_completed_unmeasured(world: World) -> None:
+    class Stops(FakeMeasurer):
+        def after(self, *_: object) -> Measurements:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(world, "poem", in_place=True, measurer=Stops())
+    with pytest.raises(InputError, match="expected a measurer, as the first attempt had"):
+        call(world, "poem", in_place=True)
+    with pytest.raises(InputError, match="found an unfinished one for doc-id"):
+        call(world, "secret", in_place=True)
+    with pytest.raises(CheckpointError, match="found an unreported erase of 1 sequence IDs"):
+        call(world, "secret", in_place=True, reference="R-18", measurer=FakeMeasurer())
+    assert not default_report_dir(world.run, "R-18").exists()
+    outcome = call(world, "poem", in_place=True, measurer=FakeMeasurer())
+    assert faults(world, outcome) == []
 
 
 def test_a_key_file_signs(world: World) -> None:
