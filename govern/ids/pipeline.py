@@ -223,23 +223,21 @@ def _build(
         )  # fmt: skip
     rejected = Counter(ingested.rejects["reason"].to_pylist())
     rejected.update(settled.rejects["reason"].to_pylist())
-    n_rejects = sum(rejected.values())
-    n_records = len(ingested.keys) + ingested.rejects.num_rows
     snapshot = Snapshot(
         snapshot=1,
         inputs=tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in files),
-        records=n_records,
+        records=len(ingested.keys) + ingested.rejects.num_rows,
         documents=n_documents,
-        rejects=n_rejects,
+        rejects=sum(rejected.values()),
         content_digest="",
     )
     index = make_index(parameters=parameters(config), earlier=(), snapshot=snapshot, tables=tables)
     commit(directory, index)
     return {
         "digest": index.digest,
-        "records": n_records,
+        "records": snapshot.records,
         "documents": n_documents,
-        "rejects": n_rejects,
+        "rejects": snapshot.rejects,
         "reject_reasons": dict(sorted(rejected.items())),
         "distinct_texts": len(settled.document_of),
         "sequences": sum(entry.rows for entry in tables["sequences"]),

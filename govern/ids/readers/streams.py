@@ -136,8 +136,9 @@ def split_lines(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
             yield TooLong(whole) if too_long else whole
             rest, held, too_long = [], 0, False
     last = b"".join(rest)
+    if first:
+        last = last.removeprefix(_BOM)
     if last:
-        last = last.removeprefix(_BOM) if first else last
         yield TooLong(last) if too_long else last
 
 

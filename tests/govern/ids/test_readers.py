@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from govern.ids.corpus import ReadOptions, find_files, kept_type, read_corpus
@@ -232,6 +232,8 @@ def test_fsspec_url() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 8))
+@example([b"\xef\xbb\xbf"], 1)
+@example([b"\xef\xbb\xbfa", b"\xef\xbb\xbfb"], 2)
 def test_lines_do_not_depend_on_pieces(lines: list[bytes], size: int) -> None:
     data = b"\n".join(lines)
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
