@@ -43,7 +43,9 @@ class Least:
 
 Sha256 = Annotated[str, Pattern("^[0-9a-f]{64}$")]
 SequenceId = Annotated[str, Pattern("^sq-[0-9a-f]{16}$")]
-Utc = Annotated[str, Pattern(r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z$")]
+_DAY = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)"
+Utc = Annotated[str, Pattern(f"^{_DAY}T{_CLOCK}Z$")]
 Count = Annotated[int, Least(0)]
 
 

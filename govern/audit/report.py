@@ -169,7 +169,7 @@ def date(utc: str) -> str:
     """`2026-11-23T12:00:00Z` as a person writes it, the same in every locale."""
     day, clock = utc.rstrip("Z").split("T")
     year, month, number = day.split("-")
-    return f"{int(number)} {_MONTHS[(int(month) - 1) % 12]} {year}, {clock[:5]} UTC"
+    return f"{int(number)} {_MONTHS[int(month) - 1]} {year}, {clock[:5]} UTC"
 
 
 def count(number: int, noun: str) -> str:

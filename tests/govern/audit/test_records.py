@@ -65,6 +65,8 @@ def test_a_report_survives_the_way_to_json_and_back(pristine: World) -> None:
         ("reference", None, "NoneType"),
         ("received_at", "2026-11-23T12:00:00+01:00", "'2026-11-23T12:00:00+01:00'"),
         ("received_at", "2026-11-23T12:00:00Z\n", "'2026-11-23T12:00:00Z\\n'"),
+        ("received_at", "2026-13-01T12:00:00Z", "'2026-13-01T12:00:00Z'"),
+        ("received_at", "2026-11-23T24:00:00Z", "'2026-11-23T24:00:00Z'"),
         ("requester", "ABCD", "'ABCD'"),
         ("reason", "\ud800", "a lone surrogate"),
     ],
