@@ -206,6 +206,7 @@ def _forget(call: _Call) -> ForgetOutcome:
     if job is not None:
         require_same(job, call.identity, call.report_dir)
     else:
+        call.pending.end()  # what a kill left of measuring, or of this very clearing
         plan = make_plan(
             call.manifest,
             select(call.manifest, call.request, call.run),
