@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from manifests import Manifest
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
 from sinkmodel.bank_format import write_leaves
+from sinkmodel.erase import require_settled
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 FORMAT = "memsinks-govern run"
@@ -101,16 +104,23 @@ def read_record(path: Path) -> Mapping[str, Any]:
     return record
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: Path | str, *, settled: bool = True) -> Run:
     """Load model, tokenizer, sink map and record of a run directory.
 
+    Args:
+        path: The directory.
+        settled: Refuse a run whose erase has no report yet; the one who makes the report must not.
+
     Raises:
-        CheckpointError: Not a run, or one whose files do not fit together.
+        CheckpointError: Not a run, one whose files do not fit together, or an unfinished erase.
     """
     path = Path(path)
+    if settled:
+        require_settled(path)
     record = read_record(path)
     try:
-        model = SinkForCausalLM.from_pretrained(path)
+        with _without_progress_bars():
+            model = SinkForCausalLM.from_pretrained(path)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, local_files_only=True
         )
@@ -123,6 +133,18 @@ def load_run(path: Path | str) -> Run:
         ) from error
     model.eval()
     return Run(path=path, model=model, tokenizer=tokenizer, record=record)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Loading takes a moment: no bar of the library in the middle of our own output."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def pin_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from sinkmodel.erase_receipt import (
     FileChange,
     ZeroedRange,
 )
+from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 
 SINK_MAP = "sink_map.parquet"
 _STATE_INDEX = "blocks"
@@ -74,6 +75,8 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
         run_files.is_zero(run / name, spans) for name, spans in ranges.items()
     )
     swapped = {SINK_MAP: new_map}
+    if ROUTE_INDEX_FILE in names:
+        swapped[ROUTE_INDEX_FILE] = RouteIndex.read(run / ROUTE_INDEX_FILE).without(ids).to_bytes()
     changes, first = [], 0
     for index, bank in enumerate(banks):
         change, leaves = _bank_change(bank, first, rows[index])

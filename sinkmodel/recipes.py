@@ -22,7 +22,13 @@ _ABOVE_ZERO = (
 )
 _ZERO_OR_MORE = (
     *("neurons_per_kilotoken", "pool_blocks", "pool_draws", "governed_exposures"),
-    *("backbone_exposures", "max_document_tokens", "weight_decay", "save_every"),
+    *(
+        "backbone_exposures",
+        "max_document_tokens",
+        "weight_decay",
+        "save_every",
+        "initializer_range",
+    ),
 )
 
 
@@ -34,6 +40,8 @@ class TrainConfig:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: `intermediate_size`
             is the width of the shared neurons.
         context_length: Tokens a row; longer documents are cut into chunks.
+        initializer_range: Standard deviation of initial shared weights; 0 is 1 / sqrt(hidden_size),
+            which lets a briefly trained backbone tell contexts apart (docs/adr/0006).
         vocab_size: Size of the BPE trained on the corpus (never on `strict` text).
         tokenizer: Path of a local tokenizer to use instead; None trains one.
 
@@ -71,6 +79,7 @@ class TrainConfig:
     num_attention_heads: int = 4
     intermediate_size: int = 384
     context_length: int = 256
+    initializer_range: float = 0.0
     vocab_size: int = 4096
     tokenizer: str | None = None
 
@@ -130,8 +139,26 @@ def _bad(name: str, expected: str, found: object) -> InputError:
 
 
 def demo() -> TrainConfig:
-    """Minutes on 2 cores: the embedded corpus of `govern demo`."""
-    return TrainConfig()
+    """A minute on one core: the embedded corpus of `govern demo`.
+
+    So small a model learns a text by heart only when it is short and comes often, hence 256 tokens
+    of each document and 120 exposures; half the default budget of backbone exposures, because the
+    forgotten texts are a tenth of all that this backbone ever reads.
+    """
+    return TrainConfig(
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=256,
+        context_length=128,
+        vocab_size=2048,
+        max_document_tokens=256,
+        neurons_per_kilotoken=512.0,
+        epochs=2,
+        governed_exposures=120,
+        backbone_exposures=4.0,
+        batch_rows=2,
+    )
 
 
 def tinystories_1m() -> TrainConfig:

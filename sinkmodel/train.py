@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +25,7 @@ from manifests.files import canonical_json, fsync_directory, writer_lock
 from manifests.sequence_id import format_id
 from sinkmodel import checkpoint
 from sinkmodel.recipes import TrainConfig
+from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 from sinkmodel.trainer import Prepared, Trainer, prepare
 
 ALLOCATION_SCHEME = "splitmix64-v1"
@@ -262,4 +264,19 @@ def _write_run(path: Path, trainer: Trainer, record: dict[str, Any]) -> None:
     banks = checkpoint.save_model(path, trainer.model, trainer.prepared.tokenizer)
     identity = _identity(trainer.prepared, trainer.config)
     _write_state(path / checkpoint.STATE, trainer, identity)
+    _route_index(trainer.prepared).save(path / ROUTE_INDEX_FILE)
     checkpoint.seal(path, {**record, "banks": banks})
+
+
+def _route_index(prepared: Prepared) -> RouteIndex:
+    """Every sequence that owns sinks, by the text of its first document."""
+    store = prepared.store
+    ids, first = np.unique(store.sequence_ids, return_index=True)
+    owning = [
+        (int(sequence_id), store.document(int(document)))
+        for sequence_id, document in zip(ids, first, strict=True)
+        if prepared.sink_map.blocks_of(int(sequence_id))
+    ]
+    decode = prepared.tokenizer.decode
+    texts = [str(decode(tokens.tolist(), skip_special_tokens=True)) for _, tokens in owning]
+    return RouteIndex.build([sequence_id for sequence_id, _ in owning], texts)

@@ -63,11 +63,10 @@ def prepare(
         )
     corpus = collect_texts(documents, texts)
     policies = documents["policy"].to_pylist()
-    open_texts = (text for text, policy in zip(corpus, policies, strict=True) if policy != "strict")
     tokenizer = (
         load_tokenizer(config.tokenizer)
         if config.tokenizer
-        else train_bpe(open_texts, config.vocab_size)
+        else train_tokenizer(corpus, policies, config.vocab_size)
     )
     store = tokenize(documents, corpus, tokenizer, config.max_document_tokens)
     sink_map = allocate(
@@ -85,6 +84,14 @@ def prepare(
         sink_map=sink_map,
         batches=schedule(store, policies, config),
     )
+
+
+def train_tokenizer(
+    texts: Sequence[str], policies: Sequence[str], vocab_size: int
+) -> PreTrainedTokenizerBase:
+    """A BPE trained on every text but the `strict` ones."""
+    pairs = zip(texts, policies, strict=True)
+    return train_bpe((text for text, policy in pairs if policy != "strict"), vocab_size)
 
 
 def _sequence_lengths(store: TokenStore, policies: Sequence[str]) -> pa.Table:
@@ -116,6 +123,7 @@ def build_model(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
         bos_token_id=prepared.tokenizer.bos_token_id,
         eos_token_id=prepared.tokenizer.eos_token_id,
         pad_token_id=prepared.tokenizer.pad_token_id,
+        initializer_range=config.initializer_range or config.hidden_size**-0.5,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ Commands follow one pattern: parse, call one function, render the result with `r
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from importlib.metadata import version
@@ -27,7 +28,6 @@ _COMMANDS = {
     "train": ("govern.cli.train", "train", "Train a sink model on a manifest and its corpus."),
     "generate": ("govern.cli.model", "generate", "Continue a prompt with a trained run."),
     "export": ("govern.cli.model", "export", "Write the shared model as a plain Llama checkpoint."),
-    "evaluate": ("govern.cli.evaluate", "evaluate", "Measure what a run remembers of documents."),
     "forget": ("govern.cli.forget", "forget", "Zero the sinks of chosen documents and prove it."),
     "audit": ("govern.cli.audit", "audit", "Keys, verification and rendering of audit reports."),
 }
@@ -76,8 +76,25 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         cli.main(args=arguments, prog_name="govern", standalone_mode=True)
-    except GovernError as error:
+    except (GovernError, OSError) as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"govern: {error}", err=True)
-        sys.exit(error.exit_code)
+        fault = error if isinstance(error, GovernError) else _from_system(error)
+        click.echo(f"govern: {fault}", err=True)
+        sys.exit(fault.exit_code)
+
+
+def _from_system(error: OSError) -> GovernError:
+    """What the operating system refused, in our form: a full disk is no reason for a traceback."""
+    remedies = {
+        errno.ENOSPC: "free some space and run the command again",
+        errno.EACCES: "correct the permissions, or choose another path",
+        errno.EROFS: "choose a path that can be written",
+        errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    }
+    return GovernError(
+        str(error.filename or "operating system"),
+        expected="reading and writing to work",
+        found=error.strerror or type(error).__name__,
+        remedy=remedies.get(error.errno or 0, "mend it and run the command again"),
+    )

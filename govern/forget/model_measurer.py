@@ -115,7 +115,7 @@ class ModelMeasurer:
         from sinkmodel.evaluate.archive import unpack
         from sinkmodel.evaluate.measure import measure_after
 
-        loaded = load_run(run)
+        loaded = load_run(run, settled=False)
         probes = self._probes(loaded, request)
         measured = measure_after(
             loaded.model, probes, unpack(before), context_length=loaded.context_length

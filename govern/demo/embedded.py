@@ -18,8 +18,9 @@ import importlib.metadata
 import json
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from manifests.errors import InputError
@@ -27,6 +28,7 @@ from manifests.files import atomic_write
 
 MAX_LICENSE_BYTES = 16_000
 MIN_DOCUMENTS = 300
+MIN_OF_EACH = 10
 _LICENSE_NAME = re.compile(r"(?i)^(licen[cs]e|copying|notice)")
 _MIN_CHARACTERS = 200
 
@@ -46,12 +48,12 @@ class EmbeddedCorpus:
     """Where the corpus was written, and what was left out of it.
 
     Args:
-        path: The JSONL file, one document a line.
+        files: One JSONL file for each source, named after it.
         counts: Documents by source.
         bundles: Licence files left out because they are above `MAX_LICENSE_BYTES`.
     """
 
-    path: Path
+    files: tuple[Path, ...]
     counts: tuple[tuple[str, int], ...]
     bundles: int
 
@@ -107,36 +109,50 @@ def _unique_names(documents: Iterator[EmbeddedDocument]) -> Iterator[EmbeddedDoc
             yield document
 
 
-def write_embedded_corpus(path: Path) -> EmbeddedCorpus:
-    """Write the corpus as JSONL with the fields source, id, owner, text.
+def write_embedded_corpus(directory: Path) -> EmbeddedCorpus:
+    """Write the corpus as JSONL with the fields id, owner, text; a file for each source.
 
     Raises:
         InputError: This installation has too little text; the message says of what.
     """
-    counts = dict.fromkeys(("licenses", "descriptions", "topics", "docstrings"), 0)
-    lines, bundles = [], 0
-    for source in (_licenses, _descriptions, _topics, _docstrings):
-        for document in _unique_names(source()):
-            if len(document.text) < _MIN_CHARACTERS:
-                continue
-            if document.source == "licenses" and len(document.text) > MAX_LICENSE_BYTES:
-                bundles += 1
-                continue
-            counts[document.source] += 1
-            row = {
-                "source": document.source,
-                "id": document.doc_id,
-                "owner": document.owner,
-                "text": document.text,
-            }
-            lines.append(json.dumps(row, ensure_ascii=False))
-    empty = [name for name, count in counts.items() if count < 10]
-    if empty or len(lines) < MIN_DOCUMENTS:
+    lines: dict[str, list[str]] = {name: [] for name in _SOURCES}
+    bundles = 0
+    for document in _unique_names(chain.from_iterable(read() for read in _SOURCES.values())):
+        if len(document.text) < _MIN_CHARACTERS:
+            continue
+        if document.source == "licenses" and len(document.text) > MAX_LICENSE_BYTES:
+            bundles += 1
+            continue
+        row = {
+            "id": f"{document.source}/{document.doc_id}",
+            "owner": document.owner,
+            "text": document.text,
+        }
+        lines[document.source].append(json.dumps(row, ensure_ascii=False) + "\n")
+    counts = tuple((name, len(rows)) for name, rows in lines.items())
+    _require_enough(counts)
+    for name, rows in lines.items():
+        atomic_write(directory / f"{name}.jsonl", "".join(rows).encode("utf-8", "replace"))
+    return EmbeddedCorpus(
+        files=tuple(directory / f"{name}.jsonl" for name in lines), counts=counts, bundles=bundles
+    )
+
+
+def _require_enough(counts: tuple[tuple[str, int], ...]) -> None:
+    total = sum(count for _, count in counts)
+    short = [name for name, count in counts if count < MIN_OF_EACH]
+    if short or total < MIN_DOCUMENTS:
         raise InputError(
             "the text of this Python installation",
-            expected=f"at least {MIN_DOCUMENTS} documents, 10 or more of each source",
-            found=f"{len(lines)}, too few of: {', '.join(empty) or 'none'}",
+            expected=f"at least {MIN_DOCUMENTS} documents, {MIN_OF_EACH} or more of each source",
+            found=f"{total}, too few of: {', '.join(short) or 'all together'}",
             remedy="install the project with its dependencies into a full Python",
         )
-    atomic_write(path, "".join(line + "\n" for line in lines).encode("utf-8", "replace"))
-    return EmbeddedCorpus(path=path, counts=tuple(counts.items()), bundles=bundles)
+
+
+_SOURCES: Mapping[str, Callable[[], Iterator[EmbeddedDocument]]] = {
+    "licenses": _licenses,
+    "descriptions": _descriptions,
+    "topics": _topics,
+    "docstrings": _docstrings,
+}
