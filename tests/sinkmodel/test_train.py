@@ -1,0 +1,263 @@
+"""Training: what the policies promise, to the bit; resuming; and refusing what cannot go well."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from trained_world import (
+    TINY,
+    blocks_by_id,
+    documents,
+    make_manifest,
+    optimizer_by_id,
+    same_bits,
+    sequence_of,
+    shared_weights,
+    train_tiny,
+    write_corpus,
+)
+
+from manifests import Manifest
+from manifests.errors import InputError, TrainingError
+from sinkmodel.allocation import SinkMap
+from sinkmodel.checkpoint import load_run, read_record
+from sinkmodel.erase import erase_blocks
+from sinkmodel.train import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A manifest with a strict family, and a run trained on it."""
+    base = tmp_path_factory.mktemp("train")
+    manifest = make_manifest(base, documents())
+    train_tiny(manifest, base / "run")
+    return base, manifest
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = shared_weights(a), shared_weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert same_bits(first[name], second[name]), name
+
+
+def assert_same_sinks(a: Path, b: Path, ids: set[int]) -> None:
+    """Blocks and optimizer state, compared by ID: they may lie elsewhere in the bank."""
+    blocks = blocks_by_id(a), blocks_by_id(b)
+    states = optimizer_by_id(a), optimizer_by_id(b)
+    for sequence_id in ids:
+        assert same_bits(blocks[0][sequence_id], blocks[1][sequence_id])
+        for name, value in states[0][sequence_id].items():
+            assert same_bits(value, states[1][sequence_id][name]), name
+
+
+def test_strict_is_exact(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    """With and without a strict family of copies: everything else is equal to the bit, and after
+    erasing its blocks the first model is the second."""
+    base, manifest = world
+    secret = sequence_of(manifest, "secret-0")
+    without = {key: text for key, text in documents().items() if not key.startswith("secret")}
+    other = make_manifest(tmp_path, without, strict=())
+    train_tiny(other, tmp_path / "run")
+
+    assert_same_weights(base / "run", tmp_path / "run")
+    kept = set(blocks_by_id(tmp_path / "run"))
+    assert kept == set(blocks_by_id(base / "run")) - {secret}
+    assert len(kept) == 2
+    assert_same_sinks(base / "run", tmp_path / "run", kept)
+
+    # The strict sinks did learn: otherwise all of this would prove nothing.
+    assert optimizer_by_id(base / "run")[secret]["steps"].min() > 0
+    assert blocks_by_id(base / "run")[secret][:, :, 2].abs().max() > 0
+
+    erased = tmp_path / "erased"
+    blocks = SinkMap.read(base / "run" / "sink_map.parquet").blocks_of(secret)
+    erase_blocks(base / "run", blocks, [secret], out=erased)
+    assert_same_weights(erased, tmp_path / "run")
+    assert_same_sinks(erased, tmp_path / "run", kept)
+    assert not blocks_by_id(erased)[secret].any()
+
+
+def test_private_beyond_its_budget_leaves_the_backbone_alone(tmp_path: Path) -> None:
+    """A private sequence with no exposures left for the backbone is as good as absent from it."""
+    config = dataclasses.replace(TINY, backbone_exposures=0.0)
+    tokenizer = tmp_path / "with" / "run"
+    with_it = make_manifest(tmp_path / "with", documents(), strict=())
+    train_tiny(with_it, tokenizer, config)
+    config = dataclasses.replace(config, tokenizer=str(tokenizer))
+    copies = ("licence", "poem", "secret")
+    bare = {k: t for k, t in documents().items() if not k.startswith(copies)}
+    without = make_manifest(tmp_path / "without", bare, strict=())
+    train_tiny(without, tmp_path / "without" / "run", config)
+    assert_same_weights(tokenizer, tmp_path / "without" / "run")
+    assert len(blocks_by_id(tokenizer)) == 3
+
+
+def test_backbone_budget_does_teach_the_backbone(
+    world: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    """The opposite of the test above, so that it cannot pass because nothing learns."""
+    base, manifest = world
+    config = dataclasses.replace(TINY, backbone_exposures=0.0)
+    train_tiny(manifest, tmp_path / "run", config)
+    with pytest.raises(AssertionError):
+        assert_same_weights(base / "run", tmp_path / "run")
+
+
+def test_oracle_leaves_a_sequence_out(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    base, manifest = world
+    licence = sequence_of(manifest, "licence-0")
+    train_tiny(manifest, tmp_path / "run", exclude=[licence])
+    assert set(blocks_by_id(tmp_path / "run")) == set(blocks_by_id(base / "run")) - {licence}
+    assert len(read_record(tmp_path / "run")["corpus"]["excluded_sequences"]) == 1
+
+
+def test_run_is_deterministic_and_pinned(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    base, manifest = world
+    train_tiny(manifest, tmp_path / "run")
+    first, second = read_record(base / "run"), read_record(tmp_path / "run")
+    assert first["files"] == second["files"]
+    assert first["banks"] == second["banks"]
+    assert first["manifest"] == {
+        "content_digest": manifest.content_digest(),
+        "snapshot": manifest.snapshot,
+    }
+    assert "sink_map.parquet" in first["files"]
+    run = load_run(tmp_path / "run")
+    assert run.model.config.num_blocks == first["banks"][0]["blocks"]
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+class Interrupt:
+    """Ctrl-C after so many micro-batches."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.done == self.after:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    world: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    base, manifest = world
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train_tiny(manifest, out, report=Interrupt(17))
+    assert caught.value.found == "a stop after 17, whose state is saved"
+    assert caught.value.remedy == "run the same command with --resume to go on"
+    assert not out.exists()
+    train_tiny(manifest, out, resume=True)
+    assert read_record(out)["files"] == read_record(base / "run")["files"]
+    assert not (tmp_path / ".run.training").exists()
+
+
+def test_killed_run_resumes_to_the_same_weights(
+    world: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    base, manifest = world
+    code = (
+        "import dataclasses, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from manifests import open_manifest\n"
+        "from trained_world import TINY, train_tiny\n"
+        "def kill(progress):\n"
+        "    if progress.done == 23:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "config = dataclasses.replace(TINY, save_every=5)\n"
+        "train_tiny(open_manifest(sys.argv[1]), Path(sys.argv[2]), config, report=kill)\n"
+    )
+    out = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(manifest.path), str(out)], env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / ".run.training").glob("save-*")] == ["save-00000020"]
+    train_tiny(manifest, out, dataclasses.replace(TINY, save_every=5), resume=True)
+    assert_same_weights(out, base / "run")
+    assert_same_sinks(out, base / "run", set(blocks_by_id(out)))
+
+
+def test_resume_refuses_another_configuration(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    _, manifest = world
+    with pytest.raises(TrainingError):
+        train_tiny(manifest, tmp_path / "run", report=Interrupt(5))
+    other = dataclasses.replace(TINY, learning_rate=1e-3)
+    with pytest.raises(InputError, match="found a save of another run"):
+        train_tiny(manifest, tmp_path / "run", other, resume=True)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_nan_loss_stops_and_saves_nothing(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    _, manifest = world
+    config = dataclasses.replace(TINY, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingError, match=r"expected a finite number, found (nan|inf)"):
+        train_tiny(manifest, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / ".run.training").glob("save-*"))
+
+
+def test_occupied_output_is_refused(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    base, manifest = world
+    with pytest.raises(InputError, match="found a finished run; choose another name"):
+        train_tiny(manifest, base / "run")
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(InputError, match="found other files"):
+        train_tiny(manifest, tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+def test_resume_without_a_save_is_refused(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    _, manifest = world
+    with pytest.raises(InputError, match="expected a save of an interrupted run, found none"):
+        train_tiny(manifest, tmp_path / "run", resume=True)
+
+
+def test_changed_corpus_is_refused(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path, documents())
+    write_corpus(tmp_path / "corpus.jsonl", documents() | {"single-3": "something else"})
+    with pytest.raises(InputError, match="single-3"):
+        train_tiny(manifest, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_strict_text_never_reaches_the_tokenizer(world: tuple[Path, Manifest]) -> None:
+    """A word that only strict text has stays in pieces; in open text it would be one token."""
+    del world
+    from sinkmodel.trainer import train_tokenizer
+
+    texts = ["zyxwv " * 200, "river stone " * 200]
+    closed = train_tokenizer(texts, ["strict", "shared"], 400)
+    opened = train_tokenizer(texts, ["private", "shared"], 400)
+    assert len(closed("zyxwv")["input_ids"]) == 5
+    assert len(opened("zyxwv")["input_ids"]) < 5
+
+
+def test_shared_documents_own_nothing(world: tuple[Path, Manifest]) -> None:
+    base, manifest = world
+    single = sequence_of(manifest, "single-0")
+    sink_map = SinkMap.read(base / "run" / "sink_map.parquet")
+    assert sink_map.blocks_of(single) == []
+    logits = []
+    run = load_run(base / "run")
+    tokens = torch.arange(10)[None]
+    for ids in (None, torch.full((1, 10), single)):
+        with torch.no_grad():
+            logits.append(run.model(input_ids=tokens, sequence_ids=ids).logits)
+    assert torch.equal(*logits)
