@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import CheckpointError
@@ -96,7 +97,8 @@ class SinkMap:
     def to_bytes(self) -> bytes:
         """The Parquet file's bytes; equal maps give equal bytes under one pyarrow version."""
         sink = pa.BufferOutputStream()
-        pq.write_table(self.table, sink, compression="zstd")
+        # A dictionary of a million different IDs costs more than all the rest, and saves nothing.
+        pq.write_table(self.table, sink, compression="zstd", use_dictionary=["policy", "status"])
         return bytes(sink.getvalue())
 
     def save(self, path: Path) -> None:
@@ -119,7 +121,7 @@ class SinkMap:
     @cached_property
     def active(self) -> npt.NDArray[np.bool_]:
         """Per row: not forgotten."""
-        return np.asarray(self.table["status"].to_numpy() == ACTIVE, dtype=bool)
+        return np.asarray(pc.equal(self.table["status"], ACTIVE).to_numpy(), dtype=bool)
 
     @cached_property
     def policies(self) -> npt.NDArray[np.object_]:
@@ -191,9 +193,9 @@ class SinkMap:
         """
         wanted = np.fromiter(sequence_ids, dtype=np.int64)
         rows = self._rows(wanted)
-        status = np.where(self.active, ACTIVE, FORGOTTEN).astype(object)
-        status[rows[rows >= 0]] = FORGOTTEN
-        column = pa.array(status, pa.string())
+        active = self.active.copy()
+        active[rows[rows >= 0]] = False
+        column = pc.if_else(pa.array(active), ACTIVE, FORGOTTEN)
         return SinkMap(self.table.set_column(2, SCHEMA.field("status"), column))
 
     def _rows(self, sequence_ids: IntArray) -> IntArray:
@@ -376,8 +378,8 @@ def _check_owners(table: pa.Table) -> None:
     column = table["blocks"].combine_chunks()
     blocks = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.int64)
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    policies = table["policy"].to_numpy()
-    own = np.repeat(np.isin(policies, ["private", "strict"]), lengths)
+    owners = pc.is_in(table["policy"], pa.array(["private", "strict"])).to_numpy()
+    own = np.repeat(owners, lengths)
     if len(blocks) and blocks.min() < 0:
         raise _broken("sink map", "block numbers from 0", str(blocks.min()))
     uses = np.bincount(blocks) if len(blocks) else blocks

@@ -1,9 +1,8 @@
-"""The bytes of a bank on disk: a strict safetensors header, block ranges, Merkle leaves.
+"""The bytes of a bank on disk: a strict safetensors header, and where each block lies.
 
 A bank is a safetensors file that holds one tensor `[blocks, layers, 3, block_size, hidden]`, so a
 block is one contiguous byte range. Format: https://huggingface.co/docs/safetensors (8 bytes little
-endian header length, JSON header, data). Beside it lies `sinks-NNNNN.leaves`: the 32-byte leaf hash
-(RFC 6962) of every block, in order.
+endian header length, JSON header, data). Beside it lies its Merkle tree (`bank_tree`).
 
 Nothing here imports torch, and nothing trusts a header: whatever it says is held against the file
 before a byte is read at an offset that it gave.
@@ -18,20 +17,16 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests import merkle
 from manifests.errors import CheckpointError
-from manifests.files import atomic_write
 
 # A header of ours has a few hundred bytes; the reference implementation stops at 100 MB.
 _MAX_HEADER_BYTES = 8 << 20
 _PREFIX_BYTES = 8
-_CHUNK_BYTES = 4 << 20
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -274,78 +269,17 @@ def open_banks(run: Path) -> tuple[Bank, ...]:
     return banks
 
 
-def _chunk_leaves(descriptor: int, bank: Bank, first: int, count: int) -> list[bytes]:
-    """Leaves of `count` blocks from row `first`, read in one piece."""
-    begin, _ = bank.byte_range(first)
-    data = memoryview(read_exactly(descriptor, bank.path, begin, count * bank.block_bytes))
-    step = bank.block_bytes
-    return [merkle.leaf_hash(data[at : at + step]) for at in range(0, len(data), step)]
-
-
-def bank_leaves(path: Path) -> Iterator[bytes]:
-    """The leaf hash of every block of a bank, in order, in bounded memory.
-
-    Reads pieces on several threads: hashlib lets go of the interpreter lock on large buffers.
-
-    Raises:
-        CheckpointError: The file is not a bank.
-    """
-    bank = open_bank(path)
-    step = max(1, _CHUNK_BYTES // bank.block_bytes)
-    workers = min(os.cpu_count() or 1, 16)
-    starts = list(range(0, bank.blocks, step))
-    with open_regular(path) as descriptor, ThreadPoolExecutor(workers) as pool:
-        # A window of submitted pieces bounds the memory to a few pieces per thread.
-        for window in range(0, len(starts), 2 * workers):
-            futures = [
-                pool.submit(_chunk_leaves, descriptor, bank, first, min(step, bank.blocks - first))
-                for first in starts[window : window + 2 * workers]
-            ]
-            for future in futures:
-                yield from future.result()
-
-
-def leaves_path(bank_path: Path) -> Path:
-    """Where the leaves of a bank lie: `sinks-NNNNN.leaves` beside it."""
-    return bank_path.with_suffix(".leaves")
-
-
-def read_leaves(bank: Bank) -> list[bytes]:
-    """The stored leaves of a bank, in order.
-
-    Raises:
-        CheckpointError: The file is missing or does not hold one leaf for every block.
-    """
-    path = leaves_path(bank.path)
-    wanted = bank.blocks * merkle.HASH_BYTES
-    with open_regular(path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        if size != wanted:
-            raise _misfit(path, f"{bank.blocks} leaves, {wanted} bytes", f"{size} bytes")
-        data = read_exactly(descriptor, path, 0, wanted)
-    step = merkle.HASH_BYTES
-    return [data[at : at + step] for at in range(0, wanted, step)]
-
-
-def write_leaves(bank_path: Path) -> bytes:
-    """Hash every block of a bank, write its `.leaves` file (atomically), return the Merkle root.
-
-    Args:
-        bank_path: `sinks-NNNNN.safetensors`.
-
-    Returns:
-        The RFC 6962 root over the leaves, 32 bytes; `training.json` holds its hex form.
-
-    Raises:
-        CheckpointError: The file is not a bank.
-    """
-    leaves = list(bank_leaves(bank_path))
-    atomic_write(leaves_path(bank_path), b"".join(leaves))
-    return merkle.tree_root(leaves)
-
-
-def header_digest(bank: Bank) -> str:
-    """Hex SHA-256 of the bytes before the data: what the Merkle root does not cover."""
+def header_bytes(bank: Bank) -> bytes:
+    """The bytes before the data: what the Merkle root does not cover."""
     with open_regular(bank.path) as descriptor:
-        raw = read_exactly(descriptor, bank.path, 0, bank.data_start)
-    return hashlib.sha256(raw).hexdigest()
+        return read_exactly(descriptor, bank.path, 0, bank.data_start)
+
+
+def bank_digest(header: bytes, root: bytes) -> str:
+    """Hex digest of a whole bank file that follows from its header and its Merkle root.
+
+    SHA-256(header bytes || root). The header gives its own length and, being strict, the place of
+    every block; the root covers the blocks. So it binds every byte of the file, and after a block
+    has changed it costs log n hashes instead of reading the file again.
+    """
+    return hashlib.sha256(header + root).hexdigest()

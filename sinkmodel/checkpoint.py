@@ -2,7 +2,8 @@
 
 `training.json` is written last and never changed afterwards: it is the record of training. It names
 the manifest snapshot, every option, the library versions, the Merkle root of every bank and the
-digest of every other file at the end of training.
+digest of every other file at the end of training. Banks and their trees are pinned by their roots,
+so that an erase can tell their digests before and after without reading them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from transformers.utils import logging as transformers_logging
 from manifests import Manifest
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
-from sinkmodel.bank_format import write_leaves
+from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
+from sinkmodel.bank_tree import leaves_path, write_leaves
 from sinkmodel.erase import require_settled
 from sinkmodel.modeling_sink import SinkForCausalLM
 
@@ -191,12 +193,29 @@ def sync_file(path: Path) -> None:
 
 
 def seal(path: Path, record: Mapping[str, Any]) -> None:
-    """Write `training.json` with the digests of every other file, last and durably."""
+    """Write `training.json` with a digest of every other file, last and durably.
+
+    Args:
+        path: The run directory.
+        record: Everything else that `training.json` holds; `banks` as `save_model` returned them.
+    """
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != RECORD)
     for file in files:
         sync_file(file)
-    digests = {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
+    pinned = _pinned_by_root(path, record.get("banks", ()))
+    names = {file.relative_to(path).as_posix(): file for file in files}
+    digests = {name: pinned.get(name) or sha256_file(file) for name, file in names.items()}
     body = {"format": FORMAT, "format_version": FORMAT_VERSION, **record, "files": digests}
     for directory in {file.parent for file in files}:
         fsync_directory(directory)
     atomic_write(path / RECORD, canonical_json(body))
+
+
+def _pinned_by_root(path: Path, banks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Digests of each bank (`bank_format.bank_digest`) and of its tree (the root, in hex)."""
+    pinned = {}
+    for bank in banks:
+        file, root = path / bank["file"], bank["root"]
+        pinned[file.name] = bank_digest(header_bytes(open_bank(file)), bytes.fromhex(root))
+        pinned[leaves_path(file).name] = root
+    return pinned

@@ -1,7 +1,7 @@
 """Erase: zero given blocks of a run on disk, so that a kill at any moment harms nothing.
 
     erase_predict   read the run; compute the receipt: every digest that its files must have then
-    here            zero the byte ranges, then swap in the new leaves and the new sink map; each
+    here            zero the byte ranges, update the Merkle trees, swap in the new sink map; each
                     step may be repeated
     erase_verify    read the files again and hold them against the receipt
 
@@ -23,8 +23,10 @@ from pathlib import Path
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, fsync_directory, writer_lock
 from sinkmodel import run_files
-from sinkmodel.bank_format import open_regular, read_exactly
-from sinkmodel.erase_predict import Prediction, Ranges, predict
+from sinkmodel.bank_format import open_bank, open_regular, read_exactly
+from sinkmodel.bank_tree import leaves_path, update_tree
+from sinkmodel.erase_files import Ranges
+from sinkmodel.erase_predict import Prediction, predict
 from sinkmodel.erase_receipt import EraseReceipt, Journal
 from sinkmodel.erase_verify import Check, verify_erased
 
@@ -194,12 +196,17 @@ def _stage(run: Path, prediction: Prediction) -> None:
 
 
 def _apply(run: Path, receipt: EraseReceipt) -> None:
-    """Zero the ranges, then swap the staged files in. Repeating it does no harm."""
+    """Zero the ranges, update the trees, swap the staged files in. Repeating it does no harm."""
     ranges: Ranges = {}
     for item in receipt.zeroed:
         ranges.setdefault(item.file, []).append((item.begin, item.end))
     for name, spans in ranges.items():
         run_files.write_zeros(run / name, spans)
+    for change in receipt.banks:
+        if change.changed:
+            bank = open_bank(run / change.file)
+            run_files.break_link(leaves_path(bank.path))
+            update_tree(bank, {leaf.row: bytes.fromhex(leaf.after) for leaf in change.changed})
     for file in receipt.files:
         staged = _staged(run, file.name)
         if staged.exists():

@@ -1,7 +1,8 @@
 """Predict an erase: which bytes become zero, and every digest that the files have afterwards.
 
-Reads the run and writes nothing. The sink map and the leaves are small, so their whole new content
-is made here; the banks and the optimizer state are only named by byte ranges.
+Reads the run and writes nothing. What is read follows the erased blocks, not the model: of each bank
+the planned blocks, their neighbours and the tree nodes above them (`bank_tree`); large files that
+no erase ever changes are known by the record of training. The sink map is swapped as a whole.
 """
 
 from __future__ import annotations
@@ -17,27 +18,20 @@ from manifests.sequence_id import format_id
 from sinkmodel import run_files
 from sinkmodel.bank_format import (
     Bank,
-    header_digest,
-    leaves_path,
+    header_bytes,
     open_banks,
     open_regular,
     read_exactly,
     read_header,
-    read_leaves,
 )
-from sinkmodel.erase_receipt import (
-    BankChange,
-    ChangedLeaf,
-    EraseReceipt,
-    FileChange,
-    ZeroedRange,
-)
+from sinkmodel.bank_tree import open_tree
+from sinkmodel.erase_files import SINK_MAP, Ranges, file_changes
+from sinkmodel.erase_receipt import BankChange, ChangedLeaf, EraseReceipt, ZeroedRange
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 
 SINK_MAP = "sink_map.parquet"
 _STATE_INDEX = "blocks"
 _INDEX_BYTES = {"I64": 8, "I32": 4}
-Ranges = dict[str, list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +72,14 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
     if ROUTE_INDEX_FILE in names:
         swapped[ROUTE_INDEX_FILE] = RouteIndex.read(run / ROUTE_INDEX_FILE).without(ids).to_bytes()
     changes, first = [], 0
-    for index, bank in enumerate(banks):
-        change, leaves = _bank_change(bank, first, rows[index])
-        changes.append(change)
-        if rows[index]:
-            swapped[leaves_path(bank.path).name] = leaves
+    for bank, own in zip(banks, rows, strict=True):
+        changes.append(_bank_change(bank, first, own))
         first += bank.blocks
     total = sum(end - begin for spans in ranges.values() for begin, end in spans)
     receipt = EraseReceipt(
         ids=tuple(ids),
         blocks=tuple(blocks),
-        files=() if already else _file_changes(run, names, ranges, swapped),
+        files=() if already else file_changes(run, names, ranges, swapped, changes),
         banks=tuple(changes),
         zeroed=tuple(
             ZeroedRange(file=name, begin=begin, end=end)
@@ -101,21 +92,6 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
         already_erased=already,
     )
     return Prediction(receipt=receipt, swapped=swapped)
-
-
-def _file_changes(
-    run: Path,
-    names: Iterable[str],
-    ranges: Mapping[str, Sequence[tuple[int, int]]],
-    swapped: Mapping[str, bytes],
-) -> tuple[FileChange, ...]:
-    changes = []
-    for name in names:
-        before, after = run_files.digest_with_zeros(run / name, ranges.get(name, ()))
-        if name in swapped:
-            after = hashlib.sha256(swapped[name]).hexdigest()
-        changes.append(FileChange(name=name, before=before, after=after))
-    return tuple(changes)
 
 
 def _rows_by_bank(run: Path, banks: Sequence[Bank], blocks: Sequence[int]) -> list[list[int]]:
@@ -135,34 +111,57 @@ def _rows_by_bank(run: Path, banks: Sequence[Bank], blocks: Sequence[int]) -> li
     return rows
 
 
-def _bank_change(bank: Bank, first_block: int, rows: Sequence[int]) -> tuple[BankChange, bytes]:
-    """The bank's roots before and after, and the bytes of its new `.leaves` file."""
-    leaves = read_leaves(bank)
+def _bank_change(bank: Bank, first_block: int, rows: Sequence[int]) -> BankChange:
+    """The bank's roots before and after, from the planned blocks, their neighbours and the tree."""
     zero = merkle.leaf_hash(bytes(bank.block_bytes))
-    root_before = merkle.tree_root(leaves)
-    changed = []
-    for row in rows:
-        if merkle.leaf_hash(bank.read_block(row)) != leaves[row]:
-            raise IntegrityError(
-                f"block {first_block + row} in {bank.path.name}",
-                expected=f"leaf {leaves[row].hex()[:16]}… as stored when it was written",
-                found="other bytes",
-                remedy="restore the bank: something changed it behind the run's back",
+    read = _with_neighbours(rows, bank.blocks)
+    with open_tree(bank) as tree:
+        root_before = tree.root
+        stored = tree.read(0, read)
+        for row in read:
+            if merkle.leaf_hash(bank.read_block(row)) != stored[row]:
+                raise _misfit(
+                    f"block {first_block + row} in {bank.path.name}",
+                    f"leaf {stored[row].hex()[:16]}… as stored when it was written",
+                    "other bytes",
+                )
+        if read and tree.root_with(stored) != root_before:
+            raise _misfit(
+                f"Merkle tree of {bank.path.name}",
+                f"the stored root {root_before.hex()[:16]}… above the planned blocks",
+                "another root",
             )
-        if leaves[row] != zero:
-            block = first_block + row
-            changed.append(
-                ChangedLeaf(block=block, row=row, before=leaves[row].hex(), after=zero.hex())
-            )
-            leaves[row] = zero
+        changed = [row for row in rows if stored[row] != zero]
+        root_after = tree.root_with(dict.fromkeys(changed, zero)) if changed else root_before
     return BankChange(
         file=bank.path.name,
         blocks=bank.blocks,
-        header=header_digest(bank),
+        header=hashlib.sha256(header_bytes(bank)).hexdigest(),
+        read=tuple(read),
         root_before=root_before.hex(),
-        root_after=merkle.tree_root(leaves).hex(),
-        changed=tuple(changed),
-    ), b"".join(leaves)
+        root_after=root_after.hex(),
+        changed=tuple(
+            ChangedLeaf(
+                block=first_block + row, row=row, before=stored[row].hex(), after=zero.hex()
+            )
+            for row in changed
+        ),
+    )
+
+
+def _with_neighbours(rows: Sequence[int], blocks: int) -> list[int]:
+    """The rows and those beside them, where a write of a wrong length or place would show."""
+    around = {row + step for row in rows for step in (-1, 0, 1)}
+    return sorted(row for row in around if 0 <= row < blocks)
+
+
+def _misfit(what: str, expected: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        what,
+        expected=expected,
+        found=found,
+        remedy="restore the bank and its tree: something changed them behind the run's back",
+    )
 
 
 def _state_ranges(

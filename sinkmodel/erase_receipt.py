@@ -12,7 +12,7 @@ import json
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from manifests.errors import CheckpointError
 from manifests.files import canonical_json
@@ -23,11 +23,25 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
-    """One file of the run: hex SHA-256 before and after; equal where the file is untouched."""
+    """One file of the run, with its hex digest before and after; equal where it is untouched.
+
+    Attributes:
+        name: Relative, with `/`.
+        before, after: SHA-256 of the file; of a bank `bank_format.bank_digest`; of a bank's tree
+            the root.
+        basis: Where `before` is from: the file was `read` in full, or it follows from a Merkle
+            `tree` of which the touched blocks and their neighbours were read, or from the `record`
+            of training, which no erase has a reason to contradict.
+        size: Bytes, before and after (of the sink map: before).
+        mtime_ns: Time of the last change before; a file on which nobody works keeps it.
+    """
 
     name: str
     before: str
     after: str
+    basis: Literal["read", "tree", "record"]
+    size: int
+    mtime_ns: int
 
     @property
     def touched(self) -> bool:
@@ -49,12 +63,14 @@ class ChangedLeaf:
 class BankChange:
     """A bank: its Merkle root (hex) before and after, and each leaf that lies between the two.
 
-    `header` is the SHA-256 of the bytes before the data, which the root does not cover.
+    `header` is the SHA-256 of the bytes before the data, which the root does not cover. `read` are
+    the rows whose blocks are read before and after: the planned ones and their neighbours.
     """
 
     file: str
     blocks: int
     header: str
+    read: tuple[int, ...]
     root_before: str
     root_after: str
     changed: tuple[ChangedLeaf, ...]
@@ -143,6 +159,10 @@ def _item(hint: Any, value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError(f"a list, found {type(value).__name__}")
         return tuple(_item(typing.get_args(hint)[0], item) for item in value)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"one of {typing.get_args(hint)}")
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value)
     if hint is float and type(value) is int:

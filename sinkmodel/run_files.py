@@ -109,8 +109,7 @@ def write_zeros(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
 
     A file with a second link is replaced by its own copy first.
     """
-    if path.stat().st_nlink > 1:
-        _break_link(path)
+    break_link(path)
     with open_regular(path, os.O_RDWR) as descriptor:
         for begin, end in ranges:
             position = begin
@@ -119,7 +118,10 @@ def write_zeros(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
         os.fsync(descriptor)
 
 
-def _break_link(path: Path) -> None:
+def break_link(path: Path) -> None:
+    """Give a file that has a second hard link bytes of its own, so that it may be written to."""
+    if path.stat().st_nlink == 1:
+        return
     # Always the same name, so that a re-run overwrites what a killed run left behind.
     copy = path.with_name(f".{path.name}.unlinked")
     _copy(path, copy)
@@ -165,7 +167,7 @@ def _reflink(source: Path, copy: Path) -> bool:
             os.fsync(writer.fileno())
             cloned = True
     if cloned:
-        shutil.copymode(source, copy)
+        _copy_status(source, copy)
     else:
         copy.unlink()
     return cloned
@@ -183,6 +185,13 @@ def _hard_link(source: Path, copy: Path) -> bool:
 
 def _copy(source: Path, copy: Path) -> None:
     shutil.copyfile(source, copy, follow_symlinks=False)
-    shutil.copymode(source, copy)
+    _copy_status(source, copy)
     with copy.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _copy_status(source: Path, copy: Path) -> None:
+    """Mode and time of change: by the latter a file on which nobody worked is recognised."""
+    status = source.stat()
+    shutil.copymode(source, copy)
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -21,6 +21,7 @@ from govern.audit.disclosure import DisclosedDocument, Disclosure, document_hmac
 from govern.audit.report_file import Report, issue, sign_statement, write_report
 from govern.audit.signing import PrivateKey, new_private_key
 from govern.audit.verdict import decide
+from govern.forget.evidence import file_digest
 from manifests import open_manifest
 from manifests.index import InputFile, Snapshot
 from manifests.schema import TABLES, TOMBSTONES, table_schema
@@ -168,12 +169,7 @@ def bury(manifest: Path, ids: Sequence[int], statement: st.Statement) -> None:
 
 def make_integrity(receipt: EraseReceipt) -> st.Integrity:
     return st.Integrity(
-        files=tuple(
-            st.FileDigest(
-                name=f.name, sha256_before=f.before, sha256_after=f.after, touched=f.touched
-            )
-            for f in receipt.files
-        ),
+        files=tuple(file_digest(f) for f in receipt.files),
         banks=tuple(
             st.BankIntegrity(
                 file=bank.file,

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from manifests.files import canonical_json, sha256_file
 from sinkmodel.allocation import SCHEMA, SinkMap
-from sinkmodel.bank_format import write_leaves
+from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
+from sinkmodel.bank_tree import leaves_path, write_leaves
 
 LAYERS, BLOCK_SIZE, HIDDEN = 2, 2, 4
 BANK_BLOCKS = 8
@@ -104,6 +105,11 @@ def write_run(
     (run / "state" / "trainer.json").write_bytes(canonical_json({"done": 9}))
     write_sink_map(run / "sink_map.parquet", sequences)
     files = sorted(p for p in run.rglob("*") if p.is_file())
+    digests = {p.relative_to(run).as_posix(): sha256_file(p) for p in files}
+    for bank in banks:
+        path, root = run / bank["file"], bytes.fromhex(bank["root"])
+        digests[path.name] = bank_digest(header_bytes(open_bank(path)), root)
+        digests[leaves_path(path).name] = root.hex()
     record = {
         "format": "memsinks-govern run",
         "format_version": 1,
@@ -113,7 +119,7 @@ def write_run(
         "allocation": {"scheme": "splitmix64-v1", "seed": 0},
         "versions": {},
         "banks": banks,
-        "files": {p.relative_to(run).as_posix(): sha256_file(p) for p in files},
+        "files": digests,
     }
     (run / "training.json").write_bytes(canonical_json(record))
     return run

@@ -1,7 +1,7 @@
-"""Read a run directory once: the digest of every file, and the Merkle leaves of every bank.
+"""Read a run directory once, every byte of it: the digest of each file, the Merkle tree of each bank.
 
-A bank is read a single time for both, on two threads at least (hashlib lets go of the interpreter
-lock), so verifying a checkpoint takes about as long as `sha256sum` of it.
+A bank is hashed block by block on all cores (hashlib lets go of the interpreter lock), and its
+digest follows from its header and the root. Its tree file is held against the tree of the blocks.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import hashlib
 import os
 import re
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from govern.audit.statement import DigestSet
 from manifests import merkle
 from manifests.errors import InputError, IntegrityError
-from sinkmodel.bank_format import open_bank, open_regular, read_exactly
+from sinkmodel.bank_format import Bank, open_bank, open_regular, read_exactly
 
 # What may lie in a run directory without being part of the checkpoint: the writer's lock, and the
 # report itself with its page. Everything else must be listed in the statement.
 IGNORED = frozenset({".lock", "REPORT.json", "REPORT.html"})
 BANK_NAME = re.compile(r"sinks-[0-9]{5}\.safetensors")
 _CHUNK_BYTES = 8 << 20
-_READ_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,22 @@ class ScannedRun:
 
     Attributes:
         path: The directory.
-        digests: Relative name (with `/`) -> hex SHA-256.
-        leaves: Bank file name -> leaf hash of every block, in order.
+        digests: Relative name (with `/`) -> digest, under the algorithm that suits the file. A tree
+            file that does not hold the tree of its bank has a plain SHA-256, which none states.
+        trees: Bank file name -> `merkle.tree_levels` over the leaf hashes of its blocks.
+        headers: Bank file name -> the bytes before the data.
         zero_leaf: Bank file name -> the leaf hash of a block of zero bytes.
     """
 
     path: Path
-    digests: dict[str, str]
-    leaves: dict[str, list[bytes]]
+    digests: dict[str, DigestSet]
+    trees: dict[str, list[list[bytes]]]
+    headers: dict[str, bytes]
     zero_leaf: dict[str, bytes]
+
+    def leaves(self, bank: str) -> list[bytes]:
+        """The leaf hash of every block of a bank, in order."""
+        return self.trees[bank][0]
 
 
 def scan_run(path: Path) -> ScannedRun:
@@ -60,17 +68,24 @@ def scan_run(path: Path) -> ScannedRun:
         )
     names = sorted(_names(path, ""))
     banks = [name for name in names if BANK_NAME.fullmatch(name)]
-    run = ScannedRun(path=path, digests={}, leaves={}, zero_leaf={})
-    workers = min(os.cpu_count() or 1, 16)
-    with ThreadPoolExecutor(workers) as files, ThreadPoolExecutor(workers) as leaves:
+    run = ScannedRun(path=path, digests={}, trees={}, headers={}, zero_leaf={})
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        trees = {_tree_name(name): name for name in banks}
+        plain = [name for name in names if name not in banks and name not in trees]
         digests = {
-            name: files.submit(_digest_bank, run, name, leaves)
-            if name in banks
-            else files.submit(_digest_file, path / name)
-            for name in sorted(names, key=lambda n: -(path / n).lstat().st_size)
+            name: pool.submit(_digest_file, path / name)
+            for name in sorted(plain, key=lambda n: -(path / n).lstat().st_size)
         }
-        run.digests.update({name: digests[name].result() for name in names})
+        for name in banks:
+            run.digests[name] = _scan_bank(run, name, pool)
+        for name in trees.keys() & set(names):
+            run.digests[name] = _digest_tree(path / name, run.trees[trees[name]])
+        run.digests.update({name: DigestSet(sha256=digests[name].result()) for name in plain})
     return run
+
+
+def _tree_name(bank: str) -> str:
+    return bank.removesuffix(".safetensors") + ".leaves"
 
 
 def _names(folder: Path, prefix: str) -> list[str]:
@@ -101,32 +116,41 @@ def _digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _digest_bank(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> str:
-    """Digest of a bank file; its leaves are hashed beside, from the same bytes."""
+def _scan_bank(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> DigestSet:
+    """Digest of a bank from its header and the tree over its blocks; keeps both in `run`."""
     bank = open_bank(run.path / name)
-    digest = hashlib.sha256()
-    leaves: list[bytes] = []
-    waiting: deque[Future[list[bytes]]] = deque()
-    step = max(1, _CHUNK_BYTES // bank.block_bytes) * bank.block_bytes
-    end = bank.data_start + bank.blocks * bank.block_bytes
     with open_regular(bank.path) as descriptor:
-        digest.update(read_exactly(descriptor, bank.path, 0, bank.data_start))
-        for position in range(bank.data_start, end, step):
-            chunk = read_exactly(descriptor, bank.path, position, min(step, end - position))
-            waiting.append(pool.submit(_leaves_of, chunk, bank.block_bytes))
-            digest.update(chunk)
-            # A bounded number of chunks in flight keeps the memory flat for banks of any size.
-            if len(waiting) >= _READ_AHEAD:
-                leaves += waiting.popleft().result()
-        while waiting:
-            leaves += waiting.popleft().result()
-    run.leaves[name] = leaves
+        run.headers[name] = read_exactly(descriptor, bank.path, 0, bank.data_start)
+        run.trees[name] = merkle.tree_levels(_leaves(descriptor, bank, pool))
     run.zero_leaf[name] = merkle.leaf_hash(bytes(bank.block_bytes))
-    return digest.hexdigest()
+    root = run.trees[name][-1][0]
+    return DigestSet(bank_sha256=hashlib.sha256(run.headers[name] + root).hexdigest())
 
 
-def _leaves_of(chunk: bytes, block_bytes: int) -> list[bytes]:
-    view = memoryview(chunk)
-    return [
-        merkle.leaf_hash(view[at : at + block_bytes]) for at in range(0, len(view), block_bytes)
-    ]
+def _leaves(descriptor: int, bank: Bank, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+    """Leaf hashes in order; a bounded number of pieces in flight keeps the memory flat."""
+    waiting: deque[Future[list[bytes]]] = deque()
+    step = max(1, _CHUNK_BYTES // bank.block_bytes)
+    for first in range(0, bank.blocks, step):
+        count = min(step, bank.blocks - first)
+        waiting.append(pool.submit(_leaves_of, descriptor, bank, first, count))
+        if len(waiting) > 2 * (os.cpu_count() or 1):
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
+
+
+def _leaves_of(descriptor: int, bank: Bank, first: int, count: int) -> list[bytes]:
+    size = bank.block_bytes
+    view = memoryview(read_exactly(descriptor, bank.path, bank.byte_range(first)[0], count * size))
+    return [merkle.leaf_hash(view[at : at + size]) for at in range(0, len(view), size)]
+
+
+def _digest_tree(path: Path, levels: list[list[bytes]]) -> DigestSet:
+    """The root, if the file holds this tree and nothing else."""
+    expected = b"".join(b"".join(level) for level in levels)
+    with open_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size == len(expected) and read_exactly(descriptor, path, 0, size) == expected:
+            return DigestSet(merkle_root=levels[-1][0].hex())
+    return DigestSet(sha256=_digest_file(path))

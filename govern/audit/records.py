@@ -62,8 +62,13 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values (dict, list, str, int, float, bool, None)."""
-        names = _json_names(type(self))
-        return {names[name]: _to_json(getattr(self, name)) for name in _hints(type(self))}
+        names, omitted = _json_names(type(self)), _omitted(type(self))
+        values = {name: getattr(self, name) for name in _hints(type(self))}
+        return {
+            names[name]: _to_json(value)
+            for name, value in values.items()
+            if not (value is None and name in omitted)
+        }
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "") -> Self:
@@ -79,12 +84,14 @@ class Record:
         where = where or cls.__name__
         if not isinstance(value, dict):
             raise malformed(where, "an object", type(value).__name__)
-        names, hints = _json_names(cls), _hints(cls)
+        names, hints, omitted = _json_names(cls), _hints(cls), _omitted(cls)
         if unknown := sorted(set(value) - set(names.values())):
             raise malformed(where, f"only the fields {sorted(names.values())}", repr(unknown[0]))
         arguments = {}
         for name, annotation in hints.items():
-            if names[name] not in value:
+            if names[name] not in value and name in omitted:
+                continue
+            if value.get(names[name]) is None and (name in omitted or names[name] not in value):
                 raise malformed(f"{where}.{names[name]}", "a value", "nothing")
             arguments[name] = _from_json(annotation, value[names[name]], f"{where}.{names[name]}")
         return cls(**arguments)
@@ -169,9 +176,16 @@ def _hints(record: Any) -> dict[str, Any]:
     return _HINTS[record]
 
 
+@functools.cache
 def _json_names(record: Any) -> dict[str, str]:
     """Field name -> name in JSON (`type` is `_type` in in-toto)."""
     return {f.name: f.metadata.get("json", f.name) for f in dataclasses.fields(record)}
+
+
+@functools.cache
+def _omitted(record: Any) -> frozenset[str]:
+    """Fields that are left out of the JSON where they are None, instead of being null."""
+    return frozenset(f.name for f in dataclasses.fields(record) if f.metadata.get("omit"))
 
 
 def _optional(annotation: Any) -> Any:
@@ -265,15 +279,15 @@ def _to_json(value: Any) -> Any:
 
 
 def _object_schema(record: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
-    names = _json_names(record)
+    names, omitted = _json_names(record), _omitted(record)
     return {
         "description": (record.__doc__ or "").strip().splitlines()[0],
         "type": "object",
         "additionalProperties": False,
-        "required": sorted(names.values()),
+        "required": sorted(name for field, name in names.items() if field not in omitted),
         "properties": {
-            names[name]: _schema(annotation, definitions)
-            for name, annotation in _hints(record).items()
+            names[name]: _schema(_optional(hint) if name in omitted else hint, definitions)
+            for name, hint in _hints(record).items()
         },
     }
 

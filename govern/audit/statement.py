@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from govern.audit.records import Count, Record, SequenceId, Sha256, Utc
+from govern.audit.records import Count, Record, SequenceId, Sha256, Utc, malformed
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:memsinks-govern:forget:v1"
@@ -186,15 +186,26 @@ class Blocks(Record):
 
 # --- integrity -----------------------------------------------------------------------------------
 
+Algorithm = Literal["sha256", "bankSha256", "merkleRoot"]
+Basis = Literal["read in full", "Merkle tree", "record of training"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileDigest(Record):
-    """One file of the run directory, before and after (null: it did not exist)."""
+    """One file of the run directory, before and after (null: it did not exist), and how known.
+
+    `algorithm` says what the digests are (`DigestSet`). `basis` says what was read for them at the
+    time of the erase: the file as a whole; of a bank and its tree the blocks that changed, their
+    neighbours and the nodes above them; or nothing, because the record of training pins the file
+    and it kept its size and its time of change.
+    """
 
     name: str
-    sha256_before: Sha256 | None
-    sha256_after: Sha256 | None
+    algorithm: Algorithm = "sha256"
+    digest_before: Sha256 | None
+    digest_after: Sha256 | None
     touched: bool
+    basis: Basis = "read in full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,9 +367,32 @@ class Predicate(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class DigestSet(Record):
-    """in-toto DigestSet with the one algorithm used here."""
+    """in-toto DigestSet with one entry, under the name of its algorithm.
 
-    sha256: Sha256
+    `sha256` is that of the file. `bankSha256`, of a bank of sink blocks: SHA-256 over its header
+    bytes and the 32 bytes of its Merkle root. `merkleRoot`, of a bank's tree file: the root of the
+    one tree that the file can hold. The latter two are in-toto's extension point (spec/v1/
+    digest_set.md); docs/verify.md defines them.
+    """
+
+    sha256: Sha256 | None = field(default=None, metadata={"omit": True})
+    bank_sha256: Sha256 | None = field(default=None, metadata={"omit": True, "json": "bankSha256"})
+    merkle_root: Sha256 | None = field(default=None, metadata={"omit": True, "json": "merkleRoot"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.to_dict()) != 1:
+            raise malformed("DigestSet", "exactly one digest", f"{len(self.to_dict())}")
+
+    @property
+    def algorithm(self) -> str:
+        """The name under which the digest stands."""
+        return next(iter(self.to_dict()))
+
+    @property
+    def value(self) -> str:
+        """The digest, in hex."""
+        return str(self.to_dict()[self.algorithm])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +420,7 @@ class Statement(Record):
 def subjects(files: tuple[FileDigest, ...]) -> tuple[Subject, ...]:
     """The subjects that follow from the file digests: every file that exists after the erase."""
     return tuple(
-        Subject(name=f.name, digest=DigestSet(sha256=f.sha256_after))
+        Subject(name=f.name, digest=DigestSet.from_dict({f.algorithm: f.digest_after}))
         for f in sorted(files, key=lambda f: f.name)
-        if f.sha256_after is not None
+        if f.digest_after is not None
     )

@@ -197,7 +197,7 @@ def _consistency(evidence: _Evidence) -> str | list[str]:
     faults += [
         f"{file.name} is called untouched but its digest changed"
         for file in predicate.integrity.files
-        if not file.touched and file.sha256_before != file.sha256_after
+        if not file.touched and file.digest_before != file.digest_after
     ]
     selected = set(predicate.selection.sequence_ids)
     planned: set[int] = set()

@@ -2,7 +2,8 @@
 
 The argument runs over the bytes on disk only:
 
-    1. Every file has the digest that the statement lists, and no other file is there.
+    1. Every file has the digest that the statement lists, and no other file is there. A bank's digest
+       is made of its header and its root, hashed afresh; its tree file holds just that tree.
     2. The leaf of every block, hashed afresh, gives the bank's root after.
     3. With the old leaves put back at the changed blocks, the same leaves give the root before.
        SHA-256 trees have one set of leaves, so *only* the changed blocks changed.
@@ -13,6 +14,7 @@ The argument runs over the bytes on disk only:
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -34,6 +36,7 @@ from sinkmodel.bank_format import Tensor, open_regular, read_exactly, read_heade
 
 _RECORD = "training.json"
 _SINK_MAP = "sink_map.parquet"
+_SWAPPED = (_SINK_MAP, "route_index.safetensors")
 _INDEX_BYTES = {"I32": 4, "I64": 8}
 
 
@@ -71,7 +74,7 @@ class CheckpointChecks:
     # --- 1: files --------------------------------------------------------------------------------
 
     def _files(self) -> str | list[str]:
-        listed = {subject.name: subject.digest.sha256 for subject in self.statement.subject}
+        listed = {subject.name: subject.digest for subject in self.statement.subject}
         found = self.run.digests
         faults = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
         faults += [f"{name} has other bytes" for name in sorted(listed)
@@ -83,17 +86,18 @@ class CheckpointChecks:
 
     def _banks(self) -> str | list[str]:
         stated = {bank.file: bank for bank in self.predicate.integrity.banks}
-        faults = [f"{name} is missing" for name in sorted(set(stated) - set(self.run.leaves))]
+        faults = [f"{name} is missing" for name in sorted(set(stated) - set(self.run.trees))]
         faults += [
-            f"{name} is not in the statement" for name in sorted(set(self.run.leaves) - set(stated))
+            f"{name} is not in the statement" for name in sorted(set(self.run.trees) - set(stated))
         ]
-        for name in sorted(set(stated) & set(self.run.leaves)):
-            faults += self._bank(stated[name], self.run.leaves[name])
+        for name in sorted(set(stated) & set(self.run.trees)):
+            faults += self._bank(stated[name], self.run.trees[name])
         changed = sum(len(bank.changed) for bank in stated.values())
-        total = sum(len(leaves) for leaves in self.run.leaves.values())
+        total = sum(len(levels[0]) for levels in self.run.trees.values())
         return faults or f"{changed} of {total} blocks changed, and no other"
 
-    def _bank(self, bank: BankIntegrity, leaves: list[bytes]) -> list[str]:
+    def _bank(self, bank: BankIntegrity, levels: list[list[bytes]]) -> list[str]:
+        leaves = levels[0]
         if bank.blocks != len(leaves):
             return [f"{bank.file} holds {len(leaves)} blocks, the statement says {bank.blocks}"]
         rows = [change.row for change in bank.changed]
@@ -104,20 +108,19 @@ class CheckpointChecks:
             for change in bank.changed
             if leaves[change.row].hex() != change.leaf_after
         ]
-        levels = merkle.tree_levels(leaves)
         if levels[-1][0].hex() != bank.root_after:
             faults.append(f"{bank.file} does not have the stated root")
         old = {change.row: bytes.fromhex(change.leaf_before) for change in bank.changed}
         if root_with(levels, old).hex() != bank.root_before:
             faults.append(f"blocks of {bank.file} beside the stated ones changed")
-        return faults + self._stored_leaves(bank.file, leaves)
+        return faults + self._stored_tree(bank.file)
 
-    def _stored_leaves(self, bank_file: str, leaves: list[bytes]) -> list[str]:
+    def _stored_tree(self, bank_file: str) -> list[str]:
         name = bank_file.replace(".safetensors", ".leaves")
         if name not in self.run.digests:
             return [f"{name} is missing"]
-        stored = self._read(name)
-        return [] if stored == b"".join(leaves) else [f"{name} does not hold the blocks' leaves"]
+        holds = self.run.digests[name].merkle_root is not None
+        return [] if holds else [f"{name} does not hold the Merkle tree of the blocks"]
 
     # --- 4: the record of training ---------------------------------------------------------------
 
@@ -131,6 +134,7 @@ class CheckpointChecks:
         banks = {b.file: (b.blocks, b.root_before) for b in self.predicate.integrity.banks}
         if sorted(trained) != sorted(banks):
             return [*faults, f"{_RECORD} lists other banks than the statement"]
+        faults += self._headers(trained, record["files"])
         differ = [name for name in sorted(banks) if banks[name] != trained[name]]
         faults += self._untouchable(record["files"], first_erase=not differ)
         if faults or not differ:
@@ -139,6 +143,15 @@ class CheckpointChecks:
             )
         links = max(self._links(name, trained[name][1]) for name in differ)
         return f"roots before follow from training through {links} earlier statements"
+
+    def _headers(self, trained: dict[str, tuple[int, str]], files: dict[str, Any]) -> list[str]:
+        """Banks whose header is not the one of training; an erase changes the root alone."""
+        return [
+            f"{name} has another header than {_RECORD} pins"
+            for name, (_, root) in sorted(trained.items())
+            if hashlib.sha256(self.run.headers.get(name, b"") + _unhex(root)).hexdigest()
+            != files.get(name)
+        ]
 
     def _links(self, bank_file: str, trained_root: str) -> int:
         """How many earlier statements lead from the root of training to this root before."""
@@ -166,9 +179,9 @@ class CheckpointChecks:
         """Files whose digest before is not the one of training."""
         faults = []
         for file in self.predicate.integrity.files:
-            erasable = file.name.startswith(("sinks-", "state/")) or file.name == _SINK_MAP
+            erasable = file.name.startswith(("sinks-", "state/")) or file.name in _SWAPPED
             known = trained.get(file.name)
-            if known and known != file.sha256_before and (first_erase or not erasable):
+            if known and known != file.digest_before and (first_erase or not erasable):
                 faults.append(f"{file.name} was not as training left it")
         return faults
 
@@ -200,17 +213,17 @@ class CheckpointChecks:
         )
 
     def _zero_blocks(self) -> str | list[str]:
-        names = sorted(name for name in self.run.leaves if BANK_NAME.fullmatch(name))
+        names = sorted(name for name in self.run.trees if BANK_NAME.fullmatch(name))
         planned = self._planned()
         if planned and not names:
             return ["the run has no sink banks"]
         faults = []
         for block in planned:
-            each = len(self.run.leaves[names[0]])
+            each = len(self.run.leaves(names[0]))
             index, row = divmod(block, each)
-            if index >= len(names) or row >= len(self.run.leaves[names[index]]):
+            if index >= len(names) or row >= len(self.run.leaves(names[index])):
                 faults.append(f"block {block} lies in no bank")
-            elif self.run.leaves[names[index]][row] != self.run.zero_leaf[names[index]]:
+            elif self.run.leaves(names[index])[row] != self.run.zero_leaf[names[index]]:
                 faults.append(f"block {block} in {names[index]} is not zero")
         return faults or f"{len(planned)} blocks"
 
@@ -261,7 +274,7 @@ class CheckpointChecks:
             return [f"{_SINK_MAP} is missing"]
         pinned = self.predicate.mechanism.allocation.sink_map_sha256_after
         faults = []
-        if self.run.digests[_SINK_MAP] != pinned:
+        if self.run.digests[_SINK_MAP].sha256 != pinned:
             faults.append(f"{_SINK_MAP} has another digest than the allocation states")
         status, blocks = self._read_sink_map()
         users: dict[int, int] = {}
@@ -306,6 +319,13 @@ class CheckpointChecks:
         with open_regular(path) as descriptor:
             end = path.stat().st_size if end is None else end
             return read_exactly(descriptor, path, begin, end - begin)
+
+
+def _unhex(digest: str) -> bytes:
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:
+        return b""
 
 
 def _is_bank(value: object) -> bool:

@@ -16,8 +16,10 @@ from govern.audit.disclosure import (
     requester_hmac,
 )
 from govern.audit.statement import (
+    Algorithm,
     Allocation,
     BankIntegrity,
+    Basis,
     Blocks,
     ChangedBlock,
     Declined,
@@ -49,6 +51,7 @@ from govern.forget.plan import Plan
 from govern.forget.request import ForgetRequest
 from manifests.sequence_id import format_id
 from sinkmodel.erase import Check, EraseReceipt
+from sinkmodel.erase_receipt import FileChange
 
 SINK_MAP = "sink_map.parquet"
 _LIBRARIES = (
@@ -61,6 +64,11 @@ NOT_EXAMINED = (
     "other checkpoints of the same training",
     "outputs that the model gave before",
 )
+_BASIS: Mapping[str, Basis] = {
+    "read": "read in full",
+    "tree": "Merkle tree",
+    "record": "record of training",
+}
 _LIMITS = {
     "pooled": "Pooled sequences also trained the shared neurons every time: what these hold of "
     "them is measured, not removed.",
@@ -74,6 +82,10 @@ _GENERAL_LIMITS = (
     "nothing about legal compliance.",
     "The same content may stand in documents that are no near-duplicates of the selected ones.",
     "Attacks other than those listed under verification were not tried.",
+)
+_NOT_READ = (
+    "At the time of the erase only the files that say so were read in full; of the sink banks the "
+    "erased blocks and their neighbours were. `govern audit verify` reads every byte."
 )
 _UNMEASURED = "Behaviour was not measured: the evidence is structural only."
 
@@ -242,15 +254,7 @@ def _mechanism(erased: Erased, map_before: str, map_after: str) -> tuple[Mechani
 
 def _integrity(receipt: EraseReceipt) -> Integrity:
     return Integrity(
-        files=tuple(
-            FileDigest(
-                name=file.name,
-                sha256_before=file.before,
-                sha256_after=file.after,
-                touched=file.touched,
-            )
-            for file in receipt.files
-        ),
+        files=tuple(file_digest(file) for file in receipt.files),
         banks=tuple(
             BankIntegrity(
                 file=bank.file,
@@ -273,6 +277,21 @@ def _integrity(receipt: EraseReceipt) -> Integrity:
             present=receipt.optimizer_state, blocks_zeroed=receipt.optimizer_blocks
         ),
         not_examined=NOT_EXAMINED,
+    )
+
+
+def file_digest(file: FileChange) -> FileDigest:
+    """A file of the receipt as the statement lists it."""
+    algorithm: Algorithm = "sha256"
+    if file.basis == "tree":
+        algorithm = "merkleRoot" if file.name.endswith(".leaves") else "bankSha256"
+    return FileDigest(
+        name=file.name,
+        algorithm=algorithm,
+        digest_before=file.before,
+        digest_after=file.after,
+        touched=file.touched,
+        basis=_BASIS[file.basis],
     )
 
 
@@ -323,6 +342,8 @@ def _limitations(erased: Erased) -> tuple[str, ...]:
         )
     if erased.measurements is None:
         limits.append(_UNMEASURED)
+    if any(file.basis != "read" for file in erased.receipt.files):
+        limits.append(_NOT_READ)
     return (*limits, *_GENERAL_LIMITS)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from manifests import Manifest
 from manifests.errors import CheckpointError, ManifestError
@@ -47,6 +50,11 @@ class RunView:
         counts = self.sink_map.lists.offsets[1:] - self.sink_map.lists.offsets[:-1]
         rows = self.sink_map.active & (counts > 0)
         return [int(i) for i in self.sink_map.sequence_ids[rows]]
+
+    def known(self, sequence_ids: Iterable[int]) -> set[int]:
+        """Those of the IDs that the run was trained with."""
+        wanted = np.fromiter(sequence_ids, dtype=np.int64)
+        return set(wanted[np.isin(wanted, self.sink_map.sequence_ids)].tolist())
 
 
 def read_run(path: Path) -> RunView:

@@ -111,7 +111,6 @@ def select(manifest: Manifest, request: ForgetRequest, run: RunView) -> Selectio
         InputError: A malformed ID or SQL condition, or a text file that cannot be read.
     """
     history = _history(manifest, run.snapshot)
-    known = frozenset(int(i) for i in run.sink_map.sequence_ids)
     requested, given, notes = _requested(manifest, request, run)
     rows = _rows(requested)
     roots = {history.root(i) for i in given}
@@ -120,7 +119,7 @@ def select(manifest: Manifest, request: ForgetRequest, run: RunView) -> Selectio
     if not roots:
         raise _nothing(manifest, request)
     ids = sorted(roots | {alias for alias in history.merged if history.root(alias) in roots})
-    documents = _covered(manifest, history, ids, roots, known, {(s, d) for s, d, _ in rows})
+    documents = _covered(manifest, history, ids, roots, run, {(s, d) for s, d, _ in rows})
     return Selection(
         request=request,
         matched_rows=len(rows),
@@ -149,14 +148,17 @@ def _covered(
     history: _History,
     ids: Iterable[int],
     roots: Collection[int],
-    known: frozenset[int],
+    run: RunView,
     requested: Collection[Key],
 ) -> tuple[CoveredDocument, ...]:
     by_root: dict[int, int] = {}
-    for i in sorted(set(ids) & known):
+    for i in sorted(run.known(ids)):
         by_root.setdefault(history.root(i), i)
     found = []
-    for row in queries.documents_of(manifest, ids).select(_COLUMNS).to_pylist():
+    rows = queries.documents_of(manifest, ids).select(_COLUMNS).to_pylist()
+    trained_ids = {history.trained((row["source"], row["doc_id"]), 0) for row in rows}
+    known = run.known({*ids, *trained_ids, *(row["sequence_id"] for row in rows)})
+    for row in rows:
         key, today = (row["source"], row["doc_id"]), row["sequence_id"]
         trained = history.trained(key, today)
         if not {history.root(today), history.root(trained)} & set(roots):
@@ -198,8 +200,9 @@ def _requested(
         return None, run.owners(), []
     given = [parse_id(value) for value in request.values]
     resolved = queries.resolve(manifest, given)
+    known = run.known(given)
     for sequence_id in given:
-        if sequence_id not in resolved and sequence_id not in run.sink_map.sequence_ids:
+        if sequence_id not in resolved and sequence_id not in known:
             raise SelectionError(
                 f"sequence {format_id(sequence_id)}",
                 expected="an ID of the manifest or one of its aliases",

@@ -34,6 +34,7 @@ def add_forgotten(manifest: Manifest, plan: Plan, reference: str, report: Report
     # Opened again: another request may have committed since the selection.
     current = open_manifest(manifest.path)
     statement = report.statement()
+    digest = bytes.fromhex(statement.canonical_sha256())
     when = datetime.fromisoformat(statement.predicate.request.executed_at)
     today = {parse_id(a.alias_id): parse_id(a.sequence_id) for a in plan.aliases}
     ids = sorted(set(queries.resolve(current, [today.get(i, i) for i in plan.ids]).values()))
@@ -45,7 +46,7 @@ def add_forgotten(manifest: Manifest, plan: Plan, reference: str, report: Report
                 "signature": signatures.get(sequence_id, b""),
                 "forgotten_at": when,
                 "request": reference,
-                "statement_sha256": bytes.fromhex(statement.canonical_sha256()),
+                "statement_sha256": digest,
             }
             for sequence_id in ids
         ],

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from manifests import merkle
 from manifests.errors import CheckpointError
-from sinkmodel import bank_format
+from sinkmodel import bank_format, bank_tree
 
 SHAPE = (7, 2, 3, 2, 4)
 
@@ -52,23 +52,26 @@ def test_no_row_outside_the_bank(tmp_path: Path, row: int) -> None:
 def test_leaves_equal_a_naive_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(bank_format, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(bank_tree, "_CHUNK_BYTES", chunk)
     path = tmp_path / "sinks-00000.safetensors"
     values = write_bank(path, (101, 2, 3, 2, 4))
     naive = [merkle.leaf_hash(block.tobytes()) for block in values]
-    assert list(bank_format.bank_leaves(path)) == naive
-    assert bank_format.write_leaves(path) == merkle.tree_root(naive)
-    assert (tmp_path / "sinks-00000.leaves").read_bytes() == b"".join(naive)
-    assert bank_format.read_leaves(bank_format.open_bank(path)) == naive
+    assert list(bank_tree.bank_leaves(path)) == naive
+    assert bank_tree.write_leaves(path) == merkle.tree_root(naive)
+    stored = (tmp_path / "sinks-00000.leaves").read_bytes()
+    assert stored == b"".join(b"".join(level) for level in merkle.tree_levels(naive))
+    assert bank_tree.read_leaves(bank_format.open_bank(path)) == naive
 
 
 def test_leaves_of_another_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "sinks-00000.safetensors"
     write_bank(path)
-    bank_format.write_leaves(path)
+    bank_tree.write_leaves(path)
     os.truncate(tmp_path / "sinks-00000.leaves", 31)
-    with pytest.raises(CheckpointError, match="expected 7 leaves, 224 bytes, found 31 bytes"):
-        bank_format.read_leaves(bank_format.open_bank(path))
+    with pytest.raises(
+        CheckpointError, match="the 14 nodes over 7 blocks, 448 bytes, found 31"
+    ):
+        bank_tree.read_leaves(bank_format.open_bank(path))
 
 
 def test_banks_of_a_run_in_order(tmp_path: Path) -> None:

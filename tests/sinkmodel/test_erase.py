@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from synthetic_run import (
     BANK_BLOCKS,
+    BLOCK_SIZE,
+    HIDDEN,
+    LAYERS,
     POOLED,
     PRIVATE,
     MapRow,
@@ -25,10 +28,11 @@ from synthetic_run import (
 
 from manifests.errors import CheckpointError, IntegrityError, LockedError
 from manifests.files import writer_lock
-from sinkmodel import bank_format, erase
+from sinkmodel import bank_format, bank_tree, erase
 from sinkmodel.allocation import SinkMap
 
 MODES = ["out", "in place"]
+BLOCK_BYTES = LAYERS * 3 * BLOCK_SIZE * HIDDEN * 4
 
 
 def run_erase(
@@ -94,7 +98,7 @@ def test_map_and_leaves_follow(tmp_path: Path, mode: str) -> None:
     rows = SinkMap.read(result / "sink_map.parquet").table.to_pylist()
     assert rows == [r | ({"status": "forgotten"} if r["sequence_id"] == 11 else {}) for r in old]
     for bank in bank_format.open_banks(result):
-        assert list(bank_format.bank_leaves(bank.path)) == bank_format.read_leaves(bank)
+        assert list(bank_tree.bank_leaves(bank.path)) == bank_tree.read_leaves(bank)
     first, second = receipt.banks
     assert [leaf.block for leaf in first.changed] == [0, 1]
     assert second.changed == ()
@@ -274,10 +278,14 @@ def flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize(
     ("name", "position", "check"),
     [
-        ("sinks-00000.safetensors", -1, "every other byte of the touched files is as before"),
-        ("sinks-00000.safetensors", -1, "only planned blocks of sinks-00000.safetensors changed"),
-        ("sinks-00001.safetensors", -1, "only planned blocks of sinks-00001.safetensors changed"),
-        ("sinks-00000.leaves", 0, "only planned blocks of sinks-00000.safetensors changed"),
+        # Blocks 0 and 1 are erased: the bank's row 2 of 8 is their neighbour.
+        ("sinks-00000.safetensors", -6 * BLOCK_BYTES, "only planned blocks of sinks-00000"),
+        ("sinks-00000.safetensors", 20, "only planned blocks of sinks-00000"),
+        ("sinks-00000.leaves", 3 * 32, "only planned blocks of sinks-00000"),
+        ("sinks-00000.leaves", -1, "only planned blocks of sinks-00000"),
+        ("sinks-00001.leaves", -1, "only planned blocks of sinks-00001"),
+        ("sinks-00001.safetensors", -1, "files not read again are as they were left"),
+        ("sinks-00000.leaves", 0, "only planned blocks of sinks-00000"),
         ("model-shared.safetensors", -1, "untouched files are as before"),
         ("training.json", 0, "untouched files are as before"),
         ("state/sinks-00000.safetensors", -1, "every other byte of the touched files is as before"),
@@ -287,7 +295,34 @@ def test_one_changed_byte_is_found(tmp_path: Path, name: str, position: int, che
     run = write_run(tmp_path / "run")
     receipt = erase.erase_blocks(run, [0, 1], [11])
     flip(run / name, position)
-    assert check in failed(receipt, run)
+    assert [name for name in failed(receipt, run) if name.startswith(check)]
+
+
+def test_what_was_not_read_again_is_said(tmp_path: Path) -> None:
+    """A block far from the erased ones is `audit verify`'s business, and the check admits it."""
+    run = write_run(tmp_path / "run")
+    receipt = erase.erase_blocks(run, [0, 1], [11])
+    flip(run / "sinks-00000.safetensors", -1)
+    bank = bank_format.open_bank(run / "sinks-00000.safetensors")
+    assert list(bank_tree.bank_leaves(bank.path)) != bank_tree.read_leaves(bank)
+    details = {check.name: check.detail for check in erase.verify_erased(receipt, run)}
+    assert details["only planned blocks of sinks-00000.safetensors changed"].endswith(
+        "2 changed blocks, 3 read again with their neighbours, 5 leaves from the stored tree"
+    )
+
+
+def test_a_large_file_is_known_by_the_record_of_training(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shape=RunShape(shared_bytes=2 << 20))
+    receipt = erase.erase_blocks(run, [0, 1], [11])
+    basis = {file.name: file.basis for file in receipt.files}
+    assert {name for name, known in basis.items() if known == "record"} == {
+        "model-shared.safetensors"
+    }
+    assert {name for name, known in basis.items() if known == "tree"} == {
+        f"sinks-0000{i}.{kind}" for i in (0, 1) for kind in ("leaves", "safetensors")
+    }
+    flip(run / "model-shared.safetensors", -1)
+    assert failed(receipt, run) == ["files not read again are as they were left"]
 
 
 def test_a_block_that_is_not_zero_is_found(tmp_path: Path) -> None:

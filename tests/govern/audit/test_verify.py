@@ -271,7 +271,7 @@ def _fewer_blocks(p: records.Predicate) -> records.Predicate:
 
 
 def _other_files(p: records.Predicate) -> records.Predicate:
-    first = replace(p.integrity.files[0], sha256_before="0" * 64)
+    first = replace(p.integrity.files[0], digest_before="0" * 64)
     files = (first, *p.integrity.files[1:])
     return replace(p, integrity=replace(p.integrity, files=files))
 
@@ -349,7 +349,7 @@ def test_a_root_that_training_never_had_needs_the_ledger(world: World) -> None:
     shutil.copytree(world.base / "run-before", run)
     bank = run / "sinks-00000.safetensors"
     _flip(bank, bank.stat().st_size - 1)
-    from sinkmodel.bank_format import write_leaves
+    from sinkmodel.bank_tree import write_leaves
 
     write_leaves(bank)
     silent = forget(world.base, [11], "silent", "silent-after", world.key, "SILENT")

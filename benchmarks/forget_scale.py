@@ -1,0 +1,251 @@
+"""Forget one sequence of a million, in place and out of place; 10,000 at once; verify everything.
+
+    python benchmarks/forget_scale.py [--blocks 1000000] [--work DIR]
+
+Synthesises a run (one bank, its Merkle tree, sink map, record of training) and its manifest (one
+document for each sequence), then runs each step in a process of its own: `govern.forget` as the
+command calls it, without measuring behaviour. Prints seconds, and the largest resident memory of
+the process, imports included. `cp --reflink=auto` and `sha256sum` of the bank are timed beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import open_manifest
+from manifests.files import canonical_json, sha256_file
+from manifests.index import InputFile, Snapshot
+from manifests.schema import TABLES, table_schema
+from manifests.sequence_id import format_id
+from manifests.writer import commit, make_index, write_table
+
+LAYERS, BLOCK_SIZE, HIDDEN = 2, 4, 48
+BLOCK_BYTES = LAYERS * 3 * BLOCK_SIZE * HIDDEN * 4
+CHUNK = 10_000
+NUM_PERM = 128
+
+
+def sequence_ids(blocks: int) -> np.ndarray:
+    """Ascending IDs, one for each block."""
+    drawn = np.random.default_rng(3).integers(1, 2**62, size=blocks + blocks // 100)
+    return np.unique(drawn)[:blocks].astype(np.int64)
+
+
+def write_manifest(path: Path, ids: np.ndarray) -> None:
+    """One document of one source for each sequence, each with a signature."""
+    path.mkdir(parents=True)
+    count = len(ids)
+    random = np.random.default_rng(4)
+    names = pa.array([f"doc-{i:07d}" for i in range(count)])
+    source = pa.array(["corpus"] * count)
+    rows, ones = pa.array(np.arange(count)), pa.array(np.ones(count, np.int64))
+    hashes = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(32), count, [None, pa.py_buffer(random.bytes(32 * count))]
+    )
+    columns = {
+        "documents": {
+            "source": source, "doc_id": names, "uri": pa.array(["corpus.jsonl"] * count),
+            "row": rows, "start": rows, "end": rows, "n_bytes": ones, "n_words": ones,
+            "sha256": hashes, "sequence_id": pa.array(ids),
+            "is_representative": pa.array(np.ones(count, bool)),
+            "similarity": pa.array(np.ones(count, np.float32)),
+            "snapshot": pa.array(np.ones(count, np.int32)),
+        },
+        "sequences": {
+            "sequence_id": pa.array(ids), "representative_source": source,
+            "representative_doc_id": names, "n_docs": ones, "n_sources": ones, "n_bytes": ones,
+            "policy": pa.array(["private"] * count), "status": pa.array(["active"] * count),
+            "first_snapshot": pa.array(np.ones(count, np.int32)),
+            "reserved": pa.array(np.zeros(count, bool)),
+        },
+        "signatures": {
+            "source": source, "doc_id": names,
+            "signature": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(4 * NUM_PERM), count,
+                [None, pa.py_buffer(random.bytes(4 * NUM_PERM * count))],
+            ),
+        },
+    }  # fmt: skip
+    tables = {}
+    for table in TABLES:
+        schema = table_schema(table, num_perm=NUM_PERM)
+        given = columns.get(table)
+        content = (
+            pa.Table.from_arrays([given[f.name].cast(f.type) for f in schema], schema=schema)
+            if given
+            else schema.empty_table()
+        )
+        tables[table] = write_table(path, table, content)
+    snapshot = Snapshot(
+        snapshot=1, inputs=(InputFile(uri="corpus.jsonl", bytes=count),), records=count,
+        documents=count, rejects=0, content_digest="",
+    )  # fmt: skip
+    parameters = {"threshold": 0.7, "num_perm": NUM_PERM, "ngram": 5, "seed": 1}
+    commit(path, make_index(parameters=parameters, earlier=(), snapshot=snapshot, tables=tables))
+
+
+def write_run(run: Path, ids: np.ndarray, manifest: Path) -> None:
+    """One bank of random blocks, one for each sequence; no optimizer state."""
+    from sinkmodel.allocation import SCHEMA, SinkMap
+    from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
+    from sinkmodel.bank_tree import leaves_path, write_leaves
+
+    run.mkdir(parents=True)
+    count, bank = len(ids), run / "sinks-00000.safetensors"
+    shape = [count, LAYERS, 3, BLOCK_SIZE, HIDDEN]
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, count * BLOCK_BYTES]}
+    header = json.dumps({"sinks.banks.0": entry}).encode()
+    random = np.random.default_rng(5)
+    with bank.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for first in range(0, count, CHUNK):
+            file.write(random.bytes(min(CHUNK, count - first) * BLOCK_BYTES))
+    root = write_leaves(bank)
+    columns = [
+        pa.array(ids), pa.array(["private"] * count), pa.array(["active"] * count),
+        pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32),
+                                 np.arange(count, dtype=np.int32)),
+        pa.array(np.full(count, 100, np.int64)),
+    ]  # fmt: skip
+    SinkMap(pa.Table.from_arrays(columns, schema=SCHEMA)).save(run / "sink_map.parquet")
+    (run / "config.json").write_bytes(canonical_json({"block_size": BLOCK_SIZE}))
+    files = {p.name: sha256_file(p) for p in sorted(run.iterdir()) if p.suffix != ".safetensors"}
+    files[bank.name] = bank_digest(header_bytes(open_bank(bank)), root)
+    files[leaves_path(bank).name] = root.hex()
+    opened = open_manifest(manifest)
+    record = {
+        "format": "memsinks-govern run", "format_version": 1, "seed": 0, "versions": {},
+        "manifest": {"content_digest": opened.content_digest(), "snapshot": 1},
+        "config": {"block_size": BLOCK_SIZE}, "files": files,
+        "allocation": {"scheme": "synthetic", "seed": 0},
+        "banks": [{"file": bank.name, "blocks": count, "root": root.hex()}],
+    }  # fmt: skip
+    (run / "training.json").write_bytes(canonical_json(record))
+
+
+def forget_step(base: Path, first: int, count: int, out: str | None) -> dict[str, object]:
+    """One request; the time is that of the call, imports are done before."""
+    import duckdb  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+
+    import sinkmodel.allocation  # noqa: F401
+    from govern.audit.signing import new_private_key
+    from govern.forget import execute
+    from govern.forget.request import ForgetRequest
+
+    marks: list[tuple[str, float]] = []
+    for module, name in (
+        (execute, "read_run"), (execute, "select"), (execute, "make_plan"),
+        (execute, "erase_locked"), (execute, "verify_erased"), (execute, "issue"),
+        (execute, "add_forgotten"),
+    ):  # fmt: skip
+        _timed(module, name, marks)
+    chosen = np.linspace(first, len(sequence_ids(COUNT)) - 1, count).astype(int)
+    ids = tuple(format_id(int(i)) for i in sequence_ids(COUNT)[chosen])
+    request = ForgetRequest(kind="sequence-id", values=ids, reference=f"R-{first}", reason="bench")
+    begin = time.perf_counter()
+    execute.forget(
+        base / "run",
+        base / "manifest",
+        request,
+        out=None if out is None else base / out,
+        in_place=out is None,
+        key=new_private_key(),
+        report_dir=base / f"report-{first}-{out}",
+        ledger=base / f"ledger-{first}-{out}",
+    )
+    return {"seconds": round(time.perf_counter() - begin, 3)} | {
+        name: round(seconds, 3) for name, seconds in marks
+    }
+
+
+def _timed(module: object, name: str, marks: list[tuple[str, float]]) -> None:
+    original = getattr(module, name)
+
+    def call(*args: object, **kwargs: object) -> object:
+        begin = time.perf_counter()
+        result = original(*args, **kwargs)
+        marks.append((name, time.perf_counter() - begin))
+        return result
+
+    setattr(module, name, call)
+
+
+def scan_step(base: Path) -> dict[str, object]:
+    """Hash every byte of the run, as `govern audit verify` does."""
+    from govern.audit.checkpoint_files import scan_run
+
+    begin = time.perf_counter()
+    scan_run(base / "run")
+    return {"seconds": round(time.perf_counter() - begin, 3)}
+
+
+def child(base: Path, *step: str) -> None:
+    """Run a step in a process of its own and print its figures."""
+    command = [sys.executable, __file__, "--work", str(base), "--blocks", str(COUNT), "--step"]
+    done = subprocess.run([*command, *step], check=True, capture_output=True, text=True)
+    print(f"{' '.join(step):<28} {done.stdout.strip()}", flush=True)
+
+
+def shell(name: str, command: str) -> None:
+    begin = time.perf_counter()
+    subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
+    print(f"{name:<28} {time.perf_counter() - begin:.3f} s", flush=True)
+
+
+def main(base: Path) -> None:
+    ids = sequence_ids(COUNT)
+    write_manifest(base / "manifest", ids)
+    write_run(base / "run", ids, base / "manifest")
+    bank = base / "run" / "sinks-00000.safetensors"
+    print(f"{COUNT} blocks of {BLOCK_BYTES} bytes, bank {bank.stat().st_size:,} bytes, "
+          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    child(base, "forget", "1000", "1")
+    child(base, "forget", "2000", "1")
+    child(base, "forget", "3", "10000")
+    for _ in range(2):
+        child(base, "forget", "5000", "1", "after")
+        shutil.rmtree(base / "after")
+        shutil.rmtree(base / "report-5000-after")
+        shell("cp --reflink=auto", f"cp --reflink=auto {bank} {base / 'copy'}")
+        (base / "copy").unlink()
+        shell("cp, then sync of the copy",
+              f"cp --reflink=auto {bank} {base / 'copy'} && sync {base / 'copy'}")  # fmt: skip
+        (base / "copy").unlink()
+    child(base, "scan")
+    shell("sha256sum", f"sha256sum {bank}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--blocks", type=int, default=1_000_000)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--step", nargs="*")
+    options = parser.parse_args()
+    COUNT = options.blocks
+    if options.step:
+        kind, *rest = options.step
+        figures = (
+            scan_step(options.work)
+            if kind == "scan"
+            else forget_step(options.work, int(rest[0]), int(rest[1]), *rest[2:] or [None])
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(figures), f"peak {peak:.0f} MiB")
+    elif options.work:
+        main(options.work)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            main(Path(folder))

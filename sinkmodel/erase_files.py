@@ -1,0 +1,96 @@
+"""What an erase knows of each file of a run, and how it knows it.
+
+    bank, tree        from the Merkle roots before and after
+    large, and never changed by an erase
+                      the record of training pins it; its size and time of change are kept
+    everything else   read in full: once for the digest before and the one after
+
+`training.json` is the record. Where it has no digest of a file, the file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sinkmodel import run_files
+from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
+from sinkmodel.bank_tree import leaves_path
+from sinkmodel.erase_receipt import BankChange, FileChange
+from sinkmodel.routing import ROUTE_INDEX_FILE
+
+SINK_MAP = "sink_map.parquet"
+RECORD = "training.json"
+# Below this size reading costs nothing.
+_READ_BELOW_BYTES = 1 << 20
+Ranges = dict[str, list[tuple[int, int]]]
+
+
+def file_changes(
+    run: Path,
+    names: Iterable[str],
+    ranges: Mapping[str, Sequence[tuple[int, int]]],
+    swapped: Mapping[str, bytes],
+    banks: Iterable[BankChange],
+) -> tuple[FileChange, ...]:
+    """Every file of the run before and after the erase.
+
+    Args:
+        run: The run directory, not erased yet.
+        names: Its files, as `run_files.list_files` gives them.
+        ranges: Byte ranges to be zeroed, by file.
+        swapped: The whole new content of files that are replaced.
+        banks: The roots of every bank.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for bank in banks:
+        path = run / bank.file
+        header = header_bytes(open_bank(path))
+        known[bank.file] = (
+            bank_digest(header, bytes.fromhex(bank.root_before)),
+            bank_digest(header, bytes.fromhex(bank.root_after)),
+        )
+        known[leaves_path(path).name] = (bank.root_before, bank.root_after)
+    recorded = _recorded(run)
+    changes = []
+    for name in names:
+        status = (run / name).stat()
+        if name in known:
+            basis, (before, after) = "tree", known[name]
+        elif name in recorded and not _erasable(name) and status.st_size >= _READ_BELOW_BYTES:
+            basis, before, after = "record", recorded[name], recorded[name]
+        else:
+            basis = "read"
+            before, after = run_files.digest_with_zeros(run / name, ranges.get(name, ()))
+        if name in swapped:
+            after = hashlib.sha256(swapped[name]).hexdigest()
+        changes.append(
+            FileChange(
+                name=name,
+                before=before,
+                after=after,
+                basis=basis,
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+            )
+        )
+    return tuple(changes)
+
+
+def _erasable(name: str) -> bool:
+    """Whether an earlier erase may have changed the file since training."""
+    return name.startswith(("sinks-", "state/sinks-")) or name in (SINK_MAP, ROUTE_INDEX_FILE)
+
+
+def _recorded(run: Path) -> Mapping[str, str]:
+    """Name -> SHA-256 at the end of training; empty where there is no such record."""
+    path = run / RECORD
+    try:
+        files = json.loads(path.read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    if not isinstance(files, dict):
+        return {}
+    return {name: digest for name, digest in files.items() if isinstance(digest, str)}
