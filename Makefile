@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= demo-out
+BENCH ?= build/bench
 
 .PHONY: demo test test-slow lint bench bench-large docs clean
 
@@ -25,6 +26,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)  ## ratios against named peers, on this installation's own text
+	$(BIN)/python -c "from pathlib import Path; from govern.demo.embedded import \
+	  write_embedded_corpus; write_embedded_corpus(Path('$(BENCH)/corpus'))"
+	$(BIN)/python benchmarks/ids_throughput.py $(BENCH)/corpus/*.jsonl
+	$(BIN)/python benchmarks/ids_scale.py --documents 100000 --work $(BENCH)/scale
+	$(BIN)/python benchmarks/sink_step.py --repeats 3
+
+bench-large: $(STAMP)  ## ten million documents; half an hour and 30 GB of disk
+	$(BIN)/python benchmarks/ids_scale.py --documents 10000000 --words 65 --work $(BENCH)/large
 
 docs: $(STAMP)  ## regenerate the command reference
 	$(BIN)/python docs/build.py

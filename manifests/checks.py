@@ -85,6 +85,16 @@ _INVARIANTS = {
         "UNION ALL "
         "(SELECT source, doc_id FROM signatures EXCEPT ALL SELECT source, doc_id FROM documents)",
     ),
+    "every text has its shingles": (
+        "shingles names every document or none, and has one set for each text",
+        "SELECT d.doc_id FROM documents d POSITIONAL JOIN shingles t "
+        "WHERE (SELECT count(*) FROM shingles) > 0 "
+        "AND (d.source, d.doc_id) IS DISTINCT FROM (t.source, t.doc_id) "
+        "UNION ALL SELECT text::VARCHAR FROM shingles GROUP BY text, content "
+        "HAVING count(shingles) <> 1 "
+        "UNION ALL SELECT text::VARCHAR FROM shingles GROUP BY text "
+        "HAVING count(DISTINCT content) > 1",
+    ),
     "words are known": (
         "policy, status and alias reason are known words",
         f"SELECT sequence_id, policy, status FROM sequences WHERE policy NOT IN {POLICIES} "
@@ -180,10 +190,12 @@ def _schemas(manifest: Manifest) -> tuple[bool, str]:
 
 def _sums(manifest: Manifest) -> tuple[bool, str]:
     for snapshot in manifest.snapshots:
-        if snapshot.records != snapshot.documents + snapshot.rejects:
+        known = snapshot.already_there
+        if snapshot.records != snapshot.documents + snapshot.rejects + known:
             return False, (
                 f"snapshot {snapshot.snapshot}: {snapshot.records} records, but "
                 f"{snapshot.documents} documents and {snapshot.rejects} rejects"
+                + (f", and {known} that were there" if known else "")
             )
     documents = sum(s.documents for s in manifest.snapshots)
     rejects = sum(s.rejects for s in manifest.snapshots)

@@ -44,7 +44,11 @@ class InputFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One build or addition. `records` = `documents` + `rejects`, whatever was read."""
+    """One build or addition: `records` = `documents` + `rejects` + `already_there`.
+
+    `documents` are the new ones; a record is already there when an earlier snapshot has a document
+    with its source, ID and text.
+    """
 
     snapshot: int
     inputs: tuple[InputFile, ...]
@@ -52,6 +56,7 @@ class Snapshot:
     documents: int
     rejects: int
     content_digest: str
+    already_there: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,9 @@ LINKS = pa.schema(
         _field("source_b", pa.string()),
         _field("doc_id_b", pa.string()),
         _field("jaccard", pa.float64()),
+        # The two texts (`text` of `shingles`); null between copies of one text.
+        _field("text_a", pa.int64(), nullable=True),
+        _field("text_b", pa.int64(), nullable=True),
     ]
 )
 
@@ -94,6 +97,19 @@ TOMBSTONES = pa.schema(
     ]
 )
 
+# What an addition needs of the documents that are there, instead of their text. Row i is row i of
+# `documents`. Empty in a manifest to which nothing can be added.
+SHINGLES = pa.schema(
+    [
+        _field("source", pa.string()),
+        _field("doc_id", pa.string()),
+        _field("text", pa.int64()),  # equal for documents with one normalised text
+        _field("content", SHA256),  # of the normalised text
+        # Sorted distinct 64-bit shingle hashes, little-endian; only at the first row of a text.
+        _field("shingles", pa.large_binary(), nullable=True),
+    ]
+)
+
 
 def signatures_schema(num_perm: int) -> pa.Schema:
     """Signatures: source, doc_id, signature (num_perm little-endian uint32)."""
@@ -106,7 +122,9 @@ def signatures_schema(num_perm: int) -> pa.Schema:
     )
 
 
-TABLES = ("documents", "sequences", "links", "aliases", "rejects", "tombstones", "signatures")
+TABLES = (
+    "documents", "sequences", "links", "aliases", "rejects", "tombstones", "signatures", "shingles",
+)  # fmt: skip
 # What the content digest of a snapshot covers: policy changes and tombstones leave it alone.
 CONTENT_TABLES = ("documents", "links", "aliases", "rejects", "signatures")
 CONTEXT_BYTES = 200
@@ -123,4 +141,5 @@ def table_schema(table: str, *, num_perm: int) -> pa.Schema:
         "aliases": ALIASES,
         "rejects": REJECTS,
         "tombstones": TOMBSTONES,
+        "shingles": SHINGLES,
     }[table]

@@ -17,16 +17,20 @@ _PATTERN = re.compile(r"(?:sq-)?([0-9a-f]{16})")
 _DOMAIN = b"memsinks-govern sequence id v1\x00"
 
 
-def derive(content_hash: bytes) -> int:
+def derive(content_hash: bytes, generation: int = 0) -> int:
     """The sequence ID of the cluster whose founding representative has `content_hash`.
 
     Args:
         content_hash: SHA-256 of the representative's normalised text, 32 bytes.
+        generation: How many IDs of this text are taken: an ID that became an alias is not given
+            again when its text founds a cluster once more.
 
     Returns:
-        The first 63 bits of SHA-256(domain || content_hash), never 0.
+        The first 63 bits of SHA-256(domain || content_hash), never 0; behind it, in a later
+        generation, its number as four bytes, big-endian.
     """
-    digest = hashlib.sha256(_DOMAIN + content_hash).digest()
+    suffix = generation.to_bytes(4, "big") if generation else b""
+    digest = hashlib.sha256(_DOMAIN + content_hash + suffix).digest()
     return int.from_bytes(digest[:8], "big") >> 1 or 1
 
 

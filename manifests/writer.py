@@ -24,11 +24,13 @@ from manifests.schema import POLICIES, SEQUENCES, TABLES
 
 ROWS_PER_GROUP = 32_768
 ROWS_PER_FILE = 32 * ROWS_PER_GROUP
+# A set of shingles is as long as its text, and few of them are wanted at a time.
+SETS_PER_GROUP = 1024
 WORK_NAME = ".work"
 # Columns that people look rows up by. A bloom filter lets a reader skip all other row groups.
 _BLOOM = ("doc_id", "doc_id_a", "doc_id_b")
 # Random bytes: compressing them costs time and saves nothing.
-_INCOMPRESSIBLE = ("signature", "sha256")
+_INCOMPRESSIBLE = ("signature", "sha256", "content", "shingles")
 
 
 class TableWriter:
@@ -50,12 +52,13 @@ class TableWriter:
         self._writer: pq.ParquetWriter | None = None
         self._entries: list[FileEntry] = []
         self._temporary = directory / WORK_NAME / f"{table}.parquet"
+        self._group = SETS_PER_GROUP if table == "shingles" else ROWS_PER_GROUP
 
     def write(self, rows: pa.Table) -> None:
-        """Add rows; they are cut into row groups of `ROWS_PER_GROUP` whatever their number."""
+        """Add rows; they are cut into row groups of a fixed size whatever their number."""
         self._pending.append(rows.cast(self._schema))
         self._pending_rows += rows.num_rows
-        if self._pending_rows >= ROWS_PER_GROUP:
+        if self._pending_rows >= self._group:
             self._flush(keep_rest=True)
 
     def close(self) -> tuple[FileEntry, ...]:
@@ -70,10 +73,10 @@ class TableWriter:
         if not self._pending:
             return
         table = pa.concat_tables(self._pending)
-        whole = table.num_rows - table.num_rows % ROWS_PER_GROUP if keep_rest else table.num_rows
-        for begin in range(0, whole, ROWS_PER_GROUP):
-            group = table.slice(begin, min(ROWS_PER_GROUP, whole - begin)).combine_chunks()
-            self._open().write_table(group, row_group_size=ROWS_PER_GROUP)
+        whole = table.num_rows - table.num_rows % self._group if keep_rest else table.num_rows
+        for begin in range(0, whole, self._group):
+            group = table.slice(begin, min(self._group, whole - begin)).combine_chunks()
+            self._open().write_table(group, row_group_size=self._group)
             self._file_rows += group.num_rows
             if self._file_rows >= ROWS_PER_FILE:
                 self._finish_file()
@@ -93,7 +96,7 @@ class TableWriter:
                 use_dictionary=[n for n in names if n not in (*_INCOMPRESSIBLE, *_BLOOM)],
                 write_statistics=[n for n in names if n not in _INCOMPRESSIBLE],
                 bloom_filter_options={
-                    n: {"ndv": ROWS_PER_GROUP, "fpp": 0.01} for n in _BLOOM if n in names
+                    n: {"ndv": self._group, "fpp": 0.01} for n in _BLOOM if n in names
                 },
             )
         return self._writer

@@ -8,10 +8,9 @@ so that an erase can tell their digests before and after without reading them.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,10 +29,8 @@ from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
 from sinkmodel.bank_tree import leaves_path, write_leaves
 from sinkmodel.erase import require_settled
 from sinkmodel.modeling_sink import SinkForCausalLM
+from sinkmodel.run_record import FORMAT, FORMAT_VERSION, RECORD, read_record
 
-FORMAT = "memsinks-govern run"
-FORMAT_VERSION = 1
-RECORD = "training.json"
 STATE = "state"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow")
 
@@ -67,43 +64,6 @@ def library_versions() -> dict[str, str]:
         "python": platform.python_version(),
         "memsinks-govern": version("memsinks-govern"),
     }
-
-
-def read_record(path: Path) -> Mapping[str, Any]:
-    """Read and check `training.json` of a run directory.
-
-    Raises:
-        CheckpointError: No run there, not canonical JSON, or another format version.
-    """
-    file = path / RECORD
-    if not file.is_file():
-        raise CheckpointError(
-            f"run {path}",
-            expected=f"a run directory with {RECORD}",
-            found="no such file" if path.is_dir() else "no such directory",
-            remedy="give the directory that `govern train --out` wrote, or finish it with --resume",
-        )
-    data = file.read_bytes()
-    try:
-        record: dict[str, Any] = json.loads(data)
-        canonical = canonical_json(record) == data
-    except ValueError:
-        canonical, record = False, {}
-    if not canonical or not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CheckpointError(
-            str(file),
-            expected=f"canonical JSON with format {FORMAT!r}",
-            found="other content",
-            remedy="restore the file from a backup of the run",
-        )
-    if record.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            str(file),
-            expected=f"format version {FORMAT_VERSION}",
-            found=repr(record.get("format_version")),
-            remedy="use the version of the tool that wrote it",
-        )
-    return record
 
 
 def load_run(path: Path | str, *, settled: bool = True) -> Run:

@@ -24,13 +24,13 @@ import numpy.typing as npt
 import torch
 
 from sinkmodel.keyed_hash import keyed_uniform
+from sinkmodel.losses import IGNORED
 from sinkmodel.recipes import TrainConfig
 from sinkmodel.tokens import TokenStore
 
 Stream = Literal["open", "sealed", "strict"]
 # Rows that may still take a chunk while packing: more rows pack tighter and reorder further.
 _OPEN_ROWS = 16
-IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
 @dataclass(frozen=True, slots=True)

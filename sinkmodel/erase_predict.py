@@ -1,8 +1,8 @@
 """Predict an erase: which bytes become zero, and every digest that the files have afterwards.
 
-Reads the run and writes nothing. What is read follows the erased blocks, not the model: of each bank
-the planned blocks, their neighbours and the tree nodes above them (`bank_tree`); large files that
-no erase ever changes are known by the record of training. The sink map is swapped as a whole.
+Reads the run and writes nothing. What is read follows the erased blocks, not the model: of each
+bank the planned blocks, their neighbours and the tree nodes above them (`bank_tree`); large files
+that no erase ever changes are known by the record of training. The sink map is swapped as a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from sinkmodel.erase_files import SINK_MAP, Ranges, file_changes
 from sinkmodel.erase_receipt import BankChange, ChangedLeaf, EraseReceipt, ZeroedRange
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 
-SINK_MAP = "sink_map.parquet"
 _STATE_INDEX = "blocks"
 _INDEX_BYTES = {"I64": 8, "I32": 4}
 

@@ -26,6 +26,7 @@ from manifests.sequence_id import format_id
 from sinkmodel import checkpoint
 from sinkmodel.recipes import TrainConfig
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
+from sinkmodel.run_record import RECORD
 from sinkmodel.trainer import Prepared, Trainer, prepare
 
 ALLOCATION_SCHEME = "splitmix64-v1"
@@ -126,7 +127,7 @@ def _check_target(out: Path, work: Path, resume: bool) -> None:
         raise InputError(
             f"--out {out}",
             expected="a directory that does not exist yet, or is empty",
-            found="a finished run" if (out / checkpoint.RECORD).exists() else "other files",
+            found="a finished run" if (out / RECORD).exists() else "other files",
             remedy="choose another name",
         )
     if resume and not _saves(work):

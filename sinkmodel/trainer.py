@@ -22,8 +22,9 @@ from manifests import Manifest
 from manifests.errors import TrainingError
 from sinkmodel.allocation import SinkMap, allocate
 from sinkmodel.configuration_sink import SinkConfig
-from sinkmodel.data import IGNORED, MicroBatch, collate, schedule
+from sinkmodel.data import MicroBatch, collate, schedule
 from sinkmodel.lazy_adam import BlockAdam
+from sinkmodel.losses import IGNORED
 from sinkmodel.modeling_sink import SinkForCausalLM
 from sinkmodel.recipes import TrainConfig
 from sinkmodel.tokenizer import load_tokenizer, train_bpe

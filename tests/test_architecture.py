@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: import direction, fast start, no torch where not needed."""
+"""The house rules that a machine can hold: import direction, fast start, no torch unless needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a run directory once, every byte of it: the digest of each file, the Merkle tree of each bank.
+"""Read a run directory once, every byte: the digest of each file, the Merkle tree of each bank.
 
 A bank is hashed block by block on all cores (hashlib lets go of the interpreter lock), and its
 digest follows from its header and the root. Its tree file is held against the tree of the blocks.

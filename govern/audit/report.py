@@ -43,14 +43,22 @@ _POLICIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLine:
-    """One line of the metrics table: a metric on a group, a cell for each phase measured."""
+    """One line of the metrics table: a metric, a cell for each phase measured."""
 
     metric: str
-    group: str
     cells: tuple[MetricRow | None, ...]
     footnote: str
     wanted: str
     met: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricGroup:
+    """The lines of one group of documents, and what they have in common."""
+
+    group: str
+    footnote: str
+    lines: tuple[MetricLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +106,7 @@ def render_report(report: Report) -> str:
             ),
             change_chart=charts.change_chart(predicate.verification.kept),
             phases=[_PHASES[phase] for phase in phases],
-            metrics=_metric_lines(predicate, phases),
+            metrics=_metric_groups(predicate, phases),
             head=head,
         )
     )
@@ -205,13 +213,21 @@ def _phases(metrics: Iterable[MetricRow]) -> list[Phase]:
     return [phase for phase in _PHASES if phase in measured]
 
 
-def _metric_lines(predicate: Predicate, phases: list[Phase]) -> list[MetricLine]:
-    grouped: dict[tuple[str, str], dict[Phase, MetricRow]] = {}
+def _metric_groups(predicate: Predicate, phases: list[Phase]) -> list[MetricGroup]:
+    grouped: dict[str, dict[str, dict[Phase, MetricRow]]] = {}
     for row in predicate.verification.metrics:
-        grouped.setdefault((row.metric, row.group), {})[row.phase] = row
+        grouped.setdefault(row.group, {}).setdefault(row.metric, {})[row.phase] = row
+    thresholds = predicate.verification.thresholds
     return [
-        _metric_line(metric, group, rows, phases, predicate.verification.thresholds)
-        for (metric, group), rows in grouped.items()
+        MetricGroup(
+            group=group.replace(":", ", "),
+            footnote=_probes([row for rows in metrics.values() for row in rows.values()]),
+            lines=tuple(
+                _metric_line(metric, group, rows, phases, thresholds)
+                for metric, rows in metrics.items()
+            ),
+        )
+        for group, metrics in grouped.items()
     ]
 
 
@@ -229,8 +245,7 @@ def _metric_line(
             wanted = f"{threshold.comparison} {charts.plain(threshold.bound)}"
             met = compare(threshold, row)
     return MetricLine(
-        metric=metric,
-        group=group,
+        metric=metric.replace("_", " "),
         cells=tuple(rows.get(phase) for phase in phases),
         footnote=_footnote(list(rows.values())),
         wanted=wanted.replace("<=", "≤").replace(">=", "≥").replace("==", "="),
@@ -238,11 +253,16 @@ def _metric_line(
     )
 
 
+def _probes(rows: list[MetricRow]) -> str:
+    """Seed and probe sets of a group, each once."""
+    parts = dict.fromkeys(f"seed {row.seed}" for row in rows if row.seed is not None)
+    parts |= dict.fromkeys(f"probes {row.probe_sha256[:8]}" for row in rows if row.probe_sha256)
+    return ", ".join(parts)
+
+
 def _footnote(rows: list[MetricRow]) -> str:
-    """Size, seed, probe set and notes of a line, each once."""
+    """Size and notes of a line, each once."""
     parts = ["n = " + " / ".join(dict.fromkeys(f"{row.n:,}" for row in rows))]
-    parts += dict.fromkeys(f"seed {row.seed}" for row in rows if row.seed is not None)
-    parts += dict.fromkeys(f"probes {row.probe_sha256[:8]}" for row in rows if row.probe_sha256)
     parts += dict.fromkeys(show(row.note, 160) for row in rows if row.note)
     return ", ".join(parts)
 

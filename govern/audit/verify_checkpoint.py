@@ -2,8 +2,8 @@
 
 The argument runs over the bytes on disk only:
 
-    1. Every file has the digest that the statement lists, and no other file is there. A bank's digest
-       is made of its header and its root, hashed afresh; its tree file holds just that tree.
+    1. Every file has the digest that the statement lists, and no other file is there. A bank's
+       digest is made of its header and its root, hashed afresh; its tree file holds that tree.
     2. The leaf of every block, hashed afresh, gives the bank's root after.
     3. With the old leaves put back at the changed blocks, the same leaves give the root before.
        SHA-256 trees have one set of leaves, so *only* the changed blocks changed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,13 @@ def ids() -> None:
     show_default=True,
     help="Fraction of sequences to set aside as never-trained reference.",
 )
+@click.option(
+    "--tombstones",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MANIFEST",
+    help="Recognise what was forgotten in this manifest; may be repeated.",
+)
 @click.option("--workers", type=int, help="Threads.  [default: all cores]")
 @click.pass_obj
 def build(
@@ -58,6 +65,7 @@ def build(
     threshold: float,
     ngram: int,
     reserve: float,
+    tombstones: tuple[Path, ...],
     workers: int | None,
 ) -> None:
     """Read a corpus, find near-duplicates and write a manifest.
@@ -80,6 +88,7 @@ def build(
         threshold=threshold,
         ngram=ngram,
         reserve=reserve,
+        tombstones=tombstones,
         workers=workers if workers is not None else os.cpu_count() or 1,
     )
     with _progress(settings) as progress:
@@ -93,12 +102,17 @@ def _report_text(report: BuildReport) -> str:
         f"records    {report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes",
         f"documents  {report.documents:,}, {report.distinct_texts:,} distinct texts",
         f"sequences  {report.sequences:,}, from {report.links:,} verified links",
-        f"rejects    {report.rejects:,}"
-        + "".join(f"; {reason} {n:,}" for reason, n in report.reject_reasons.items()),
+        f"rejects    {report.rejects:,}" + _reasons(report.reject_reasons),
         f"digest     {report.digest}",
         f"time       {report.seconds:.1f} s",
     ]
+    if report.forgotten:
+        lines.insert(-2, f"forgotten  {report.forgotten:,} sequences hold text that was forgotten")
     return "\n".join(lines)
+
+
+def _reasons(reasons: Mapping[str, int]) -> str:
+    return "".join(f"; {reason} {n:,}" for reason, n in reasons.items())
 
 
 class _Bars:

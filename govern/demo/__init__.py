@@ -3,5 +3,7 @@
 embedded   the corpus: licence files, descriptions, documentation topics, docstrings
 choose     which texts to forget: a licence with many copies, and one strict document
 story      what the terminal shows
+places     where everything lies
+training   the run, and the one that never sees what will be forgotten
 run        the steps, in order
 """

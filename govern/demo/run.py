@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,9 @@ from govern.audit.signing import generate_keys
 from govern.audit.verify import verify_report
 from govern.demo.choose import Chooser, Chosen
 from govern.demo.embedded import write_embedded_corpus
+from govern.demo.places import Places
 from govern.demo.story import Recitation, Story
+from govern.demo.training import Progressing, chapter_train
 from govern.forget.execute import ForgetOutcome, forget
 from govern.forget.model_measurer import ModelMeasurer
 from govern.forget.request import ForgetRequest
@@ -33,68 +33,11 @@ from manifests.writer import set_policy
 
 if TYPE_CHECKING:
     from sinkmodel.checkpoint import Run
-    from sinkmodel.recipes import TrainConfig
-    from sinkmodel.train import Progress
 
 MARKER = ".govern-demo"
 RESERVE = 0.1
-SEED_REQUEST = "DEMO-1"
+REFERENCE = "DEMO-1"
 _PREFIX = _LENGTH = 50
-
-Report = Callable[["Progress"], None]
-Progressing = Callable[[], AbstractContextManager["Report | None"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the demo keeps its things, all below one directory."""
-
-    out: Path
-
-    @property
-    def corpus(self) -> Path:
-        """The embedded corpus, a JSONL file for each source."""
-        return self.out / "corpus"
-
-    @property
-    def manifest(self) -> Path:
-        """Sequence IDs of the corpus."""
-        return self.out / "manifest"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The BPE that both runs use."""
-        return self.out / "tokenizer"
-
-    @property
-    def run(self) -> Path:
-        """The trained model."""
-        return self.out / "run"
-
-    @property
-    def reference(self) -> Path:
-        """The same recipe, without the documents that will be forgotten."""
-        return self.out / "run-never-saw-it"
-
-    @property
-    def forgotten(self) -> Path:
-        """The model after forgetting."""
-        return self.out / "run-after"
-
-    @property
-    def keys(self) -> Path:
-        """The key pair that signs the report."""
-        return self.out / "keys"
-
-    @property
-    def ledger(self) -> Path:
-        """The ledger that the statement is entered in."""
-        return self.out / "ledger"
-
-    @property
-    def report(self) -> Path:
-        """REPORT.json and REPORT.html."""
-        return self.out / "report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +78,7 @@ def run_demo(out: Path, story: Story, progress: Progressing = nullcontext) -> De
     chooser = Chooser(manifest, texts, ngram=int(manifest.parameters["ngram"]))
     family, strict, neighbour = _chapter_policies(places, story, chooser)
     shown = (family, strict, neighbour)
-    _chapter_train(places, story, {family.sequence_id, strict.sequence_id}, progress)
+    chapter_train(places, story, {family.sequence_id, strict.sequence_id}, progress)
     outcome = _chapter_forget(places, story, family, strict)
     recitations = _chapter_recite(places, story, shown, texts)
     checks = _chapter_verify(places, story, outcome)
@@ -213,70 +156,6 @@ def _chapter_policies(
     return family, strict, neighbour
 
 
-def _chapter_train(
-    places: Places, story: Story, forgotten: set[int], progress: Progressing
-) -> None:
-    from sinkmodel.recipes import demo
-
-    story.chapter(3, "A sink model is trained, and one that never sees those two texts")
-    config = dataclasses.replace(demo(), tokenizer=str(places.tokenizer))
-    _train_tokenizer(places, config)
-    begin = time.monotonic()
-    # Both at once, one thread each: models this small gain little from threads, and the second
-    # process takes the second core.
-    context = multiprocessing.get_context("spawn")
-    arguments = (places.manifest, places.reference, config, sorted(forgotten))
-    other = context.Process(target=_train_one, args=arguments)
-    other.start()
-    try:
-        with progress() as report:
-            _train_one(places.manifest, places.run, config, (), report)
-        other.join()
-    finally:
-        if other.is_alive():
-            other.terminate()
-    if other.exitcode != 0:
-        raise InputError(
-            "the reference run of the demo",
-            expected="a training that ends",
-            found=f"exit code {other.exitcode}",
-            remedy="free some memory (the demo needs 4 GB) and run the demo again",
-        )
-    story.say(f"Two runs of the same recipe, {time.monotonic() - begin:.0f} s.")
-
-
-def _train_tokenizer(places: Places, config: TrainConfig) -> None:
-    from sinkmodel.tokens import collect_texts, trainable_documents
-    from sinkmodel.trainer import train_tokenizer
-
-    manifest = open_manifest(places.manifest)
-    documents = trainable_documents(manifest)
-    corpus = collect_texts(documents, read_texts(manifest))
-    tokenizer = train_tokenizer(corpus, documents["policy"].to_pylist(), config.vocab_size)
-    tokenizer.save_pretrained(places.tokenizer)
-
-
-def _train_one(
-    manifest: Path,
-    out: Path,
-    config: TrainConfig,
-    exclude: Any = (),
-    report: Report | None = None,
-) -> None:
-    """Train one run on one thread; also the target of the second process."""
-    import torch
-
-    from sinkmodel.train import train
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        opened = open_manifest(manifest)
-        train(opened, read_texts(opened), out, config, exclude=exclude, report=report)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _chapter_forget(places: Places, story: Story, family: Chosen, strict: Chosen) -> ForgetOutcome:
     story.chapter(4, "Both texts are forgotten")
     keys = generate_keys(places.keys)
@@ -286,7 +165,7 @@ def _chapter_forget(places: Places, story: Story, family: Chosen, strict: Chosen
         ForgetRequest(
             kind="doc-id",
             values=(family.doc_id, strict.doc_id),
-            reference=SEED_REQUEST,
+            reference=REFERENCE,
             reason="demonstration",
         ),
         out=places.forgotten,

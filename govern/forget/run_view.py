@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manifests import Manifest
 from manifests.errors import CheckpointError, ManifestError
-from manifests.files import canonical_json
 from sinkmodel.bank_format import open_banks
+from sinkmodel.run_record import read_record
 
 if TYPE_CHECKING:
     from sinkmodel.allocation import SinkMap
-
-RECORD = "training.json"
-_FORMAT = ("memsinks-govern run", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ def read_run(path: Path) -> RunView:
     """
     from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
 
-    record = _read_record(path)
+    record = read_record(path)
     banks = open_banks(path)
     if not banks:
         raise CheckpointError(
@@ -102,41 +98,3 @@ def require_trained_on(run: RunView, manifest: Manifest) -> None:
             found=f"content digest {found}" if found else f"no snapshot {run.snapshot}",
             remedy="give the manifest that the run was trained on",
         )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    file = path / RECORD
-    if not file.is_file():
-        raise CheckpointError(
-            f"run {path}",
-            expected=f"a run directory with {RECORD}",
-            found="no such file" if path.is_dir() else "no such directory",
-            remedy="give the --out of `govern train`",
-        )
-    data = file.read_bytes()
-    try:
-        record = json.loads(data)
-        canonical = canonical_json(record) == data
-    except (ValueError, RecursionError):
-        canonical, record = False, None
-    if not canonical or not isinstance(record, dict):
-        raise _foreign(file, "other content")
-    if (record.get("format"), record.get("format_version")) != _FORMAT:
-        raise _foreign(file, f"{record.get('format')!r} {record.get('format_version')!r}"[:80])
-    pin = record.get("manifest")
-    if (
-        not isinstance(pin, dict)
-        or type(pin.get("content_digest")) is not str
-        or type(pin.get("snapshot")) is not int
-    ):
-        raise _foreign(file, "no manifest snapshot")
-    return record
-
-
-def _foreign(file: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        str(file),
-        expected=f"the canonical record of a training, format {_FORMAT[0]!r} {_FORMAT[1]}",
-        found=found,
-        remedy="restore the file from a backup of the run",
-    )

@@ -8,11 +8,17 @@
     ingest        one pass over the corpus -> working files (store)
     settle        duplicate IDs, exact duplicates -> distinct texts
     lsh           signatures -> candidate pairs
+    sets          shingle hashes -> sorted shingle sets
     verify        candidate pairs -> links, by exact Jaccard
     cluster       links -> clusters, every member linked to its representative
     assign        clusters -> sequence IDs
-    tables        all of it -> the manifest's tables
+    forgotten     text that was forgotten in another manifest
+    tables        documents, links -> the manifest's tables; sequences: their rows
+    first_tables  all tables of a first snapshot
     pipeline      the stages in order: `build_ids`
+    stored        a manifest as arrays
+    probe         new signatures against stored ones -> candidate pairs of an addition
+    rules         whether stored signatures can be compared with new ones
     texts         a manifest's documents with their text, read again and verified
 
 From `settle` on, everything is a pure function of the set of records: file order, thread count and

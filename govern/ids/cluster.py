@@ -34,23 +34,39 @@ class Clusters:
 
 
 @njit(nogil=True, cache=True)
-def _recentre(begins, b, jaccard, representative, similarity):  # type: ignore[no-untyped-def]
+def _group(a, ends, order):  # type: ignore[no-untyped-def]
+    """Order links by their smaller text; `ends` holds where each text's links begin, and moves."""
+    for link in range(len(a)):
+        order[ends[a[link]]] = link
+        ends[a[link]] += 1
+
+
+@njit(nogil=True, cache=True)
+def _recentre(begins, order, b, jaccard, representative, similarity):  # type: ignore[no-untyped-def]
     for text in range(len(begins) - 1):
         if representative[text] >= 0:
             continue
         representative[text] = text
         similarity[text] = 1.0
         # Links go from the smaller text to the larger; smaller neighbours have a cluster already.
-        for link in range(begins[text], begins[text + 1]):
+        for link in order[begins[text] : begins[text + 1]]:
             if representative[b[link]] < 0:
                 representative[b[link]] = text
                 similarity[b[link]] = jaccard[link]
 
 
 def cluster(n_texts: int, links: Links) -> Clusters:
-    """Cluster texts by their links (ascending by (a, b), a < b)."""
-    begins = np.searchsorted(links.a, np.arange(n_texts + 1)).astype(np.int64)
+    """Cluster texts by their links, each with a < b, in any order.
+
+    Args:
+        n_texts: How many texts there are; a smaller number is a smaller content hash.
+        links: Verified pairs of them.
+    """
+    begins = np.zeros(n_texts + 1, dtype=np.int64)
+    np.cumsum(np.bincount(links.a, minlength=n_texts), out=begins[1:])
+    order = np.empty(len(links.a), dtype=np.int64)
+    _group(links.a, begins[:-1].copy(), order)
     representative = np.full(n_texts, -1, dtype=np.int64)
     similarity = np.zeros(n_texts, dtype=np.float64)
-    _recentre(begins, links.b, links.jaccard, representative, similarity)
+    _recentre(begins, order, links.b, links.jaccard, representative, similarity)
     return Clusters(representative=representative, similarity=similarity)

@@ -4,7 +4,7 @@ Texts with an equal band lie in one bucket. A bucket up to `BUCKET_CAP` gives al
 larger one gives the pairs of its `PIVOTS` smallest texts with every member. All pairs, because
 verifying only star edges loses components; a cap, because a bucket of a million templates must not
 become 10^12 pairs. Adding a text never adds a pair of two old ones: the pivots of a bucket can
-only become smaller, and a bucket can only pass from all pairs to pivots.
+only become smaller, and a bucket can only pass from all pairs to pivots. It can take one away.
 """
 
 from __future__ import annotations
@@ -32,18 +32,24 @@ _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(32)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def band_key(signatures, i, band, rows):  # type: ignore[no-untyped-def]
+    """The 64-bit hash of one band of signature i; the band's number is part of it."""
+    key = np.uint64(band + 1)
+    for at in range(band * rows, (band + 1) * rows):
+        key = (key ^ np.uint64(signatures[i, at])) * _MIX
+        key ^= key >> _SHIFT
+    return key
+
+
 @njit(nogil=True, cache=True)
-def _band_keys(signatures, texts, rows, first_band, keys):  # type: ignore[no-untyped-def]
-    """keys[band, texts[i]] = 64-bit hash of the band's values, for every i with texts[i] >= 0."""
+def fill_band_keys(signatures, texts, rows, keys):  # type: ignore[no-untyped-def]
+    """keys[band, texts[i]] = the key of each band of signature i, where texts[i] >= 0."""
     for i in range(len(signatures)):
         if texts[i] < 0:
             continue
         for band in range(len(keys)):
-            key = np.uint64(first_band + band + 1)
-            for value in signatures[i, (first_band + band) * rows : (first_band + band + 1) * rows]:
-                key = (key ^ np.uint64(value)) * _MIX
-                key ^= key >> _SHIFT
-            keys[band, texts[i]] = key
+            keys[band, texts[i]] = band_key(signatures, i, band, rows)
 
 
 @njit(nogil=True, cache=True)
@@ -78,7 +84,7 @@ def band_keys(
     stands[settled.document_of] = np.arange(len(settled.document_of))
     for begin in range(0, len(stands), _BLOCK):
         block = slice(begin, begin + _BLOCK)
-        _band_keys(np.asarray(signatures[block]), stands[block], banding.rows, 0, keys)
+        fill_band_keys(np.asarray(signatures[block]), stands[block], banding.rows, keys)
     return keys
 
 
@@ -109,12 +115,12 @@ def candidate_pairs(
     for pairs in pool.map(pairs_of_band, keys):
         held.append(pairs)
         if sum(map(len, held)) > _PAIRS_HELD:
-            merged, held = _distinct([merged, *held]), []
+            merged, held = distinct([merged, *held]), []
         advance(1)
-    return _distinct([merged, *held])
+    return distinct([merged, *held])
 
 
-def _distinct(parts: list[Pairs]) -> Pairs:
+def distinct(parts: list[Pairs]) -> Pairs:
     """Every pair once, ascending. Sorting, because np.unique hashes and is many times slower."""
     pairs = np.concatenate(parts)
     pairs.sort()

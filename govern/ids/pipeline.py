@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
 
 from govern.ids.corpus import CorpusFile, ReadOptions, find_files, read_files
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
@@ -28,6 +31,11 @@ from manifests.files import writer_lock
 from manifests.index import INDEX_NAME, InputFile, Snapshot
 from manifests.schema import TABLES
 from manifests.writer import WORK_NAME, commit, make_index, sweep
+
+if TYPE_CHECKING:
+    from govern.ids.ingest import Ingested
+    from govern.ids.tables import Assigned
+    from govern.ids.verify import Links
 
 _OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
@@ -64,6 +72,7 @@ class BuildConfig:
         num_perm: Values of a signature.
         seed: Seed of the permutations.
         workers: Threads.
+        tombstones: Manifests whose forgotten sequences must be recognised when they come back.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -73,6 +82,7 @@ class BuildConfig:
     num_perm: int = 128
     seed: int = 1
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    tombstones: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -111,6 +121,7 @@ class BuildReport:
     sequences: int
     candidates: int
     links: int
+    forgotten: int
     text_bytes: int
     seconds: float
 
@@ -175,52 +186,46 @@ def parameters(config: BuildConfig) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What the stages up to `assign` found, with the counts that the report gives."""
+
+    assigned: Assigned
+    links: Links
+    tombstones: pa.Table
+    candidates: int
+
+
 def _build(
     files: Sequence[CorpusFile], directory: Path, config: BuildConfig, progress: Progress
 ) -> dict[str, Any]:
     # Compiled code is loaded here, so that a wrong path is refused without waiting for it.
-    from govern.ids.assign import assign_ids
-    from govern.ids.cluster import cluster
+    from govern.ids.first_tables import write_tables
     from govern.ids.ingest import ingest
-    from govern.ids.lsh import band_keys, candidate_pairs
-    from govern.ids.settle import settle
-    from govern.ids.tables import Assigned, write_tables
-    from govern.ids.verify import verify
 
-    work = directory / WORK_NAME
     progress.stage("reading", None, "bytes")
     ingested = ingest(
         read_files(files, config.read),
-        work,
+        directory / WORK_NAME,
         ngram=config.ngram,
         permutations=permutations(config.num_perm, config.seed),
         workers=config.workers,
         advance=progress.advance,
     )
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
-        _require_documents(ingested.rejects, len(ingested.keys))
-        settled = settle(ingested)
-        progress.stage("comparing bands", config.banding.bands, "bands")
-        keys = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
-        pairs = candidate_pairs(keys, pool, progress.advance)
-        progress.stage("verifying pairs", len(pairs), "pairs")
-        links = verify(
-            ingested, settled.document_of, pairs, config.threshold,
-            work / "sets.u64", pool, config.workers, progress.advance,
-        )  # fmt: skip
-        clusters = cluster(len(settled.document_of), links)
-        content = ingested.content[settled.document_of]
-        ids = assign_ids(content, clusters.representative)
+        require_documents(ingested.rejects, len(ingested.keys))
+        decided = _decide(ingested, directory / WORK_NAME, config, pool, progress)
+        settled = decided.assigned.settled
         n_documents = int((settled.text_of >= 0).sum())
         progress.stage("writing", n_documents, "documents")
         tables = write_tables(
             directory,
-            Assigned(
-                ingested=ingested, settled=settled, links=links, clusters=clusters,
-                sequence_ids=ids, reserve=config.reserve, snapshot=1,
-            ),
-            progress.advance,
-        )  # fmt: skip
+            decided.assigned,
+            decided.links,
+            reserve=config.reserve,
+            tombstones=decided.tombstones,
+            advance=progress.advance,
+        )
     rejected = Counter(ingested.rejects["reason"].to_pylist())
     rejected.update(settled.rejects["reason"].to_pylist())
     snapshot = Snapshot(
@@ -241,13 +246,63 @@ def _build(
         "reject_reasons": dict(sorted(rejected.items())),
         "distinct_texts": len(settled.document_of),
         "sequences": sum(entry.rows for entry in tables["sequences"]),
-        "candidates": len(pairs),
+        "candidates": decided.candidates,
         "links": sum(entry.rows for entry in tables["links"]),
+        "forgotten": decided.tombstones.num_rows,
         "text_bytes": ingested.text_bytes,
     }
 
 
-def _require_documents(rejects: Any, n_documents: int) -> None:
+def _decide(
+    ingested: Ingested,
+    work: Path,
+    config: BuildConfig,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> _Decided:
+    """The stages between reading and writing."""
+    from govern.ids.assign import assign_ids
+    from govern.ids.cluster import cluster
+    from govern.ids.forgotten import find_forgotten
+    from govern.ids.lsh import band_keys, candidate_pairs
+    from govern.ids.sets import build_sets
+    from govern.ids.settle import settle
+    from govern.ids.tables import Assigned
+    from govern.ids.verify import verify
+
+    settled = settle(ingested)
+    texts = np.arange(len(settled.document_of))
+    progress.stage("comparing bands", config.banding.bands, "bands")
+    keys = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
+    pairs = candidate_pairs(keys, pool, progress.advance)
+    progress.stage("verifying pairs", len(pairs), "pairs")
+    sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
+    links = verify(sets, pairs, config.threshold, pool, config.workers, progress.advance)
+    clusters = cluster(len(texts), links)
+    ids = assign_ids(ingested.content[settled.document_of], clusters.representative)
+    assigned = Assigned(
+        ingested=ingested,
+        settled=settled,
+        sets=sets,
+        numbers=texts,
+        fresh=np.ones(len(texts), dtype=np.bool_),
+        sequence_ids=ids,
+        similarity=clusters.similarity,
+        represents=clusters.representative == texts,
+        snapshot=1,
+    )
+    tombstones = find_forgotten(
+        config.tombstones, assigned, parameters(config), work, pool, config.workers
+    )
+    return _Decided(assigned=assigned, links=links, tombstones=tombstones, candidates=len(pairs))
+
+
+def require_documents(rejects: pa.Table, n_documents: int) -> None:
+    """Refuse a corpus without any usable record.
+
+    Raises:
+        InputError: There is none; names the most frequent reason.
+    """
     if n_documents:
         return
     found = "no records"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from govern.ids.minhash import SCHEME, permutations
+from govern.ids.minhash import permutations
+from govern.ids.rules import require_rules
 from manifests import queries
-from manifests.errors import InputError, ManifestError
+from manifests.errors import InputError
 from manifests.reader import Manifest
 
 
@@ -68,48 +67,27 @@ def find_text(manifest: Manifest, data: bytes, *, what: str = "text") -> list[Fo
 
 def _similar(manifest: Manifest, text: str) -> list[tuple[int, float]]:
     """(sequence ID, estimated similarity) of documents whose estimate reaches the threshold."""
-    from govern.ids.shingle import TOKEN_HASH, TOKENIZER, sketch
+    from govern.ids.shingle import sketch
+    from govern.ids.stored import signature_blocks
 
+    require_rules(manifest)
     known = manifest.parameters
-    for name, mine in (
-        ("tokenizer", TOKENIZER),
-        ("token_hash", TOKEN_HASH),
-        ("scheme", SCHEME),
-    ):
-        if known[name] != mine:
-            raise ManifestError(
-                f"signatures of manifest {manifest.path}",
-                expected=f"{name} {mine}",
-                found=f"{name} {known[name]}",
-                remedy="use the release and Python version that built it, or rebuild it",
-            )
     num_perm = known["num_perm"]
     sketched = sketch(
         pa.array([text], pa.large_string()),
         ngram=known["ngram"],
         permutations=permutations(num_perm, known["seed"]),
     )
-    found: list[tuple[int, float]] = []
-    for file in manifest.files("signatures"):
-        for batch in pq.ParquetFile(Path(file)).iter_batches(32_768):
-            stored = batch["signature"]
-            values = np.frombuffer(stored.buffers()[1], dtype="<u4").reshape(-1, num_perm)
-            values = values[stored.offset : stored.offset + len(stored)]
-            estimate = (values == sketched.signatures[0]).mean(axis=1)
-            hits = np.flatnonzero(estimate >= known["threshold"])
-            if len(hits):
-                named = batch.take(pa.array(hits))
-                found.extend(_sequences(manifest, named, estimate[hits].tolist()))
-    return found
-
-
-def _sequences(
-    manifest: Manifest, named: pa.RecordBatch, estimates: list[float]
-) -> list[tuple[int, float]]:
-    sequence_of = queries.sequences_of_documents(
-        manifest, named["source"].to_pylist(), named["doc_id"].to_pylist()
+    rows, estimates = [], []
+    for first, block in signature_blocks(manifest):
+        estimate = (block == sketched.signatures[0]).mean(axis=1)
+        hits = np.flatnonzero(estimate >= known["threshold"])
+        rows.extend((first + hits).tolist())
+        estimates.extend(estimate[hits].tolist())
+    ids = manifest.table("documents", ["sequence_id"])["sequence_id"].take(
+        pa.array(rows, pa.int64())
     )
-    return list(zip(sequence_of, estimates, strict=True))
+    return list(zip(ids.to_pylist(), estimates, strict=True))
 
 
 def _unusable(what: str, found: str) -> InputError:

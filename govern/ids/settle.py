@@ -38,11 +38,16 @@ class Settled:
     rejects: pa.Table
 
 
-def settle(ingested: Ingested) -> Settled:
-    """Decide duplicate IDs and exact duplicates."""
+def settle(ingested: Ingested, known: npt.NDArray[np.bool_] | None = None) -> Settled:
+    """Decide duplicate IDs and exact duplicates.
+
+    Args:
+        ingested: The records.
+        known: Records to leave out, since the manifest has them already; bool [records].
+    """
     keys = np.asarray(ingested.keys)
-    losers = _duplicate_ids(ingested, keys)
-    alive = np.ones(len(keys), dtype=bool)
+    alive = np.ones(len(keys), dtype=bool) if known is None else ~known
+    losers = _duplicate_ids(ingested, keys, np.flatnonzero(alive))
     alive[losers] = False
     documents = np.flatnonzero(alive)
     content = np.asarray(ingested.content)[documents]
@@ -62,9 +67,9 @@ def settle(ingested: Ingested) -> Settled:
     )
 
 
-def _duplicate_ids(ingested: Ingested, keys: npt.NDArray[np.uint64]) -> Indices:
-    """Documents whose (source, doc_id) belongs to another record."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
+def _duplicate_ids(ingested: Ingested, keys: npt.NDArray[np.uint64], records: Indices) -> Indices:
+    """Records, of the given ones, whose (source, doc_id) belongs to another of them."""
+    order = records[np.lexsort((keys[records, 1], keys[records, 0]))]
     ranked = keys[order]
     same = (ranked[1:] == ranked[:-1]).all(axis=1)
     if not same.any():

@@ -54,6 +54,7 @@ BREACHES = {
     "sequence sums": set_value("sequences", "n_docs", 0, 4),
     "spans fit": set_value("documents", "end", 0, -1),
     "every document has a signature": drop_row("signatures", 3),
+    "every text has its shingles": set_value("shingles", "shingles", 3, None),
     "words are known": set_value("sequences", "policy", 0, "secret"),
     "tombstones and status agree": set_value("sequences", "status", 0, "forgotten"),
     "aliases resolve": set_value("aliases", "sequence_id", 0, 4),
@@ -83,6 +84,30 @@ def test_a_sum_that_does_not_add_up(tmp_path: Path) -> None:
         check.name: check.detail for check in check_manifest(tmp_path / "m") if not check.passed
     }
     assert found == {"record sums": "snapshot 1: 9 records, but 7 documents and 1 rejects"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_value("shingles", "doc_id", 1, "a3"),
+        set_value("shingles", "content", 1, b"\0" * 32),
+        set_value("shingles", "shingles", 1, b"\1" * 8),
+        drop_row("shingles", 6),
+    ],
+)
+def test_shingles_that_are_not_those_of_the_documents(
+    tmp_path: Path, change: Callable[[Tables], None]
+) -> None:
+    write_manifest(tmp_path / "m", change)
+    assert failed(tmp_path / "m") == ["every text has its shingles"]
+
+
+def test_a_manifest_may_have_no_shingles(tmp_path: Path) -> None:
+    def empty(tables: Tables) -> None:
+        tables["shingles"] = tables["shingles"].slice(0, 0)
+
+    write_manifest(tmp_path / "m", empty)
+    assert failed(tmp_path / "m") == []
 
 
 def test_an_alias_to_nothing_is_found(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def tables() -> Tables:
             "source_b": ["s"] * 3,
             "doc_id_b": ["a2", "a3", "b2"],
             "jaccard": [1.0, 0.75, 0.9],
+            "text_a": [None, 0, 2],
+            "text_b": [None, 1, 3],
         },
         schema=schema.LINKS,
     )
@@ -93,9 +95,21 @@ def tables() -> Tables:
         {"source": ["s"] * count, "doc_id": names, "signature": [b"\0" * 64] * count},
         schema=schema.signatures_schema(16),
     )
+    texts = [0, 0, 1, 2, 3, 4, 5]  # a2 is a copy of a1
+    shingles = pa.table(
+        {
+            "source": ["s"] * count,
+            "doc_id": names,
+            "text": texts,
+            "content": [hashlib.sha256(b"%d" % text).digest() for text in texts],
+            "shingles": [None if n == "a2" else b"\0" * 8 for n in names],
+        },
+        schema=schema.SHINGLES,
+    )
     return {
         "documents": documents, "sequences": sequences, "links": links, "aliases": aliases,
         "rejects": rejects, "tombstones": schema.TOMBSTONES.empty_table(), "signatures": signatures,
+        "shingles": shingles,
     }  # fmt: skip
 
 

@@ -68,9 +68,7 @@ def test_leaves_of_another_size_are_refused(tmp_path: Path) -> None:
     write_bank(path)
     bank_tree.write_leaves(path)
     os.truncate(tmp_path / "sinks-00000.leaves", 31)
-    with pytest.raises(
-        CheckpointError, match="the 14 nodes over 7 blocks, 448 bytes, found 31"
-    ):
+    with pytest.raises(CheckpointError, match="the 14 nodes over 7 blocks, 448 bytes, found 31"):
         bank_tree.read_leaves(bank_format.open_bank(path))
 
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkmodel.data import IGNORED, MicroBatch, collate, schedule
+from sinkmodel.data import MicroBatch, collate, schedule
+from sinkmodel.losses import IGNORED
 from sinkmodel.recipes import TrainConfig
 from sinkmodel.tokens import TokenStore
 

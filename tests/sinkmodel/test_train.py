@@ -27,8 +27,9 @@ from trained_world import (
 from manifests import Manifest
 from manifests.errors import InputError, TrainingError
 from sinkmodel.allocation import SinkMap
-from sinkmodel.checkpoint import load_run, read_record
+from sinkmodel.checkpoint import load_run
 from sinkmodel.erase import erase_blocks
+from sinkmodel.run_record import read_record
 from sinkmodel.train import Progress
 
 ROOT = Path(__file__).resolve().parents[2]

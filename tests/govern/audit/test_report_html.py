@@ -151,7 +151,7 @@ def test_the_page_is_accessible_in_structure(pristine: World) -> None:
             for target in (attributes.get(key) or "").split():
                 assert target in ids, (name, target)
         if name == "th":
-            assert attributes["scope"] in ("col", "row")
+            assert attributes["scope"] in ("col", "row", "rowgroup")
         if name == "svg":
             assert attributes.get("role") == "img" or attributes.get("aria-hidden") == "true"
         if "scroll" in (attributes.get("class") or ""):

@@ -1,0 +1,167 @@
+"""The shingle sets of texts: sorted distinct 64-bit shingle hashes, in a working file.
+
+Set i is `values[begins[i]:][:sizes[i]]`. They are intersected by `verify` and stored in the table
+`shingles`, so that an addition can verify pairs with old texts without reading their text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numba import njit
+
+from govern.ids.ingest import Ingested
+from govern.ids.store import ArrayFile, Indices, new_array
+from manifests.reader import Manifest
+
+_HASHES_PER_TASK = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShingleSets:
+    """`values` uint64; `begins` and `sizes` int64 [sets]."""
+
+    values: npt.NDArray[np.uint64]
+    begins: Indices
+    sizes: Indices
+
+
+@njit(nogil=True, cache=True)
+def _sort_sets(hashes, begins, ends, targets, sets, sizes):  # type: ignore[no-untyped-def]
+    """sets[targets[i]:][:sizes[i]] = sorted distinct values of hashes[begins[i]:ends[i]]."""
+    for i in range(len(begins)):
+        part = np.sort(hashes[begins[i] : ends[i]])
+        size = 0
+        for k in range(len(part)):
+            if k == 0 or part[k] != part[k - 1]:
+                sets[targets[i] + size] = part[k]
+                size += 1
+        sizes[i] = size
+
+
+@njit(nogil=True, cache=True)
+def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
+    """Write the chosen sets one after another."""
+    at = 0
+    for i in chosen:
+        out[at : at + sizes[i]] = values[begins[i] : begins[i] + sizes[i]]
+        at += sizes[i]
+
+
+def build_sets(
+    ingested: Ingested, documents: Indices, path: Path, pool: ThreadPoolExecutor
+) -> ShingleSets:
+    """The shingle sets of `documents`, in their order."""
+    offsets = ingested.hash_offsets
+    counts = offsets[documents + 1] - offsets[documents]
+    begins = np.zeros(len(documents) + 1, dtype=np.int64)
+    np.cumsum(counts, out=begins[1:])
+    values = new_array(path, np.uint64, (int(begins[-1]),))
+    sizes = np.zeros(len(documents), dtype=np.int64)
+    # Read in file order, whatever the order of the texts.
+    order = np.argsort(documents, kind="stable")
+    cuts = np.searchsorted(
+        np.cumsum(counts[order]), np.arange(0, int(begins[-1]), _HASHES_PER_TASK), side="right"
+    )
+    tasks = [part for part in np.split(order, np.unique(cuts)) if len(part)]
+
+    def work(part: Indices) -> None:
+        mine = np.zeros(len(part), dtype=np.int64)
+        first = documents[part]
+        _sort_sets(ingested.hashes, offsets[first], offsets[first + 1], begins[part], values, mine)
+        sizes[part] = mine
+
+    for _ in pool.map(work, tasks):
+        pass
+    return ShingleSets(values=values, begins=begins[:-1], sizes=sizes)
+
+
+def encode_sets(sets: ShingleSets, chosen: Indices, present: npt.NDArray[np.bool_]) -> pa.Array:
+    """The column `shingles` of some rows: the chosen set where `present`, else null.
+
+    Args:
+        sets: All sets.
+        chosen: int64 [rows], the set of each row.
+        present: bool [rows].
+    """
+    sizes = np.where(present, sets.sizes[chosen], 0)
+    offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
+    np.cumsum(8 * sizes, out=offsets[1:])
+    data = np.empty(int(offsets[-1]) // 8, dtype=np.uint64)
+    _gather(sets.values, sets.begins, sets.sizes, chosen[present], data)
+    validity = pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.Array.from_buffers(
+        pa.large_binary(),
+        len(chosen),
+        [validity, pa.py_buffer(offsets), pa.py_buffer(data.astype("<u8", copy=False))],
+    )
+
+
+def chosen_sets(sets: ShingleSets, chosen: Indices) -> ShingleSets:
+    """Some of the sets, without copying them."""
+    return ShingleSets(values=sets.values, begins=sets.begins[chosen], sizes=sets.sizes[chosen])
+
+
+def collect_sets(
+    path: Path, count: int, parts: Iterable[tuple[Indices, ShingleSets]]
+) -> ShingleSets:
+    """Copy sets from several places into one working file.
+
+    Args:
+        path: The file.
+        count: How many sets there will be.
+        parts: Places in the result, and the sets that belong there; together every place once.
+    """
+    begins, sizes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    file = ArrayFile(path, np.uint64)
+    at = 0
+    try:
+        for places, sets in parts:
+            data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
+            _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
+            file.append(data)
+            begins[places] = at + np.cumsum(sets.sizes) - sets.sizes
+            sizes[places] = sets.sizes
+            at += len(data)
+        return ShingleSets(values=file.finish(), begins=begins, sizes=sizes)
+    finally:
+        file.close()
+
+
+def stored_sets(manifest: Manifest, rows: Indices) -> Iterator[tuple[Indices, ShingleSets]]:
+    """The stored sets of some rows of `shingles`, reading only the row groups that hold them.
+
+    Args:
+        manifest: The manifest.
+        rows: Ascending rows, each the first of its text.
+
+    Yields:
+        Positions in `rows`, and their sets.
+    """
+    first = 0
+    for path in manifest.files("shingles"):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                here = np.arange(*np.searchsorted(rows, [first, end]))
+                if len(here):
+                    column = file.read_row_group(group, columns=["shingles"]).column(0)
+                    yield here, _decode(column.combine_chunks(), rows[here] - first)
+                first = end
+
+
+def _decode(column: pa.Array, rows: Indices) -> ShingleSets:
+    _, offsets_buffer, data = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[column.offset :] // 8
+    return ShingleSets(
+        values=np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False),
+        begins=offsets[rows],
+        sizes=offsets[rows + 1] - offsets[rows],
+    )
