@@ -38,9 +38,9 @@ NUM_PERM = 128
 
 
 def sequence_ids(blocks: int) -> np.ndarray:
-    """Ascending IDs, one for each block."""
-    drawn = np.random.default_rng(3).integers(1, 2**62, size=blocks + blocks // 100)
-    return np.unique(drawn)[:blocks].astype(np.int64)
+    """Ascending IDs, one for each block, spread over the whole range."""
+    steps = np.random.default_rng(3).integers(1, 2**62 // blocks, size=blocks)
+    return np.cumsum(steps)
 
 
 def write_manifest(path: Path, ids: np.ndarray) -> None:

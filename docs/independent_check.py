@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -65,12 +66,18 @@ def node(left, right):
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root(leaves):
-    """RFC 6962 section 2.1: pairs are hashed level by level, a last odd node rises unchanged."""
+def tree(leaves):
+    """All nodes, level by level (RFC 6962 section 2.1): a last odd node rises unchanged."""
+    nodes = list(leaves)
     while len(leaves) > 1:
         pairs = [node(*leaves[i : i + 2]) for i in range(0, len(leaves) - 1, 2)]
         leaves = pairs + leaves[len(pairs) * 2 :]
-    return leaves[0]
+        nodes += leaves
+    return nodes
+
+
+def root(leaves):
+    return tree(leaves)[-1]
 
 
 def root_from_path(entry, index, size, path):
@@ -102,22 +109,48 @@ def check_disclosure(disclosure, predicate):
         check("document", holds, ascii(d["doc_id"]))
 
 
+def digest(run, name):
+    """A file's digest under its algorithm; those of a bank and of a tree follow from the root."""
+    data = (run / name).read_bytes()
+    bank = (run / name).with_suffix(".safetensors")
+    if "/" in name or not re.fullmatch(r"sinks-[0-9]{5}\.(safetensors|leaves)", name):
+        return {"sha256": sha256(data)}
+    header, rows = blocks_of(bank)
+    leaves = [leaf(row) for row in rows]
+    if name.endswith(".leaves"):
+        whole = data == b"".join(tree(leaves))
+        return {"merkleRoot": root(leaves).hex()} if whole else {"sha256": sha256(data)}
+    return {"bankSha256": sha256(header + root(leaves))}
+
+
+def blocks_of(bank):
+    """Header bytes and blocks of a bank: slices along the first axis of its one tensor."""
+    data = bank.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    (tensor,) = (header[name] for name in header if name != "__metadata__")
+    assert tensor["data_offsets"] == [0, len(data) - start], "one tensor that ends with the file"
+    size = (len(data) - start) // tensor["shape"][0]
+    return data[:start], [data[at : at + size] for at in range(start, len(data), size)]
+
+
 def check_run(run, statement):
-    subject = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
+    subject = {s["name"]: s["digest"] for s in statement["subject"]}
     ignored = {".lock", "REPORT.json", "REPORT.html"}
     names = {p.relative_to(run).as_posix() for p in run.rglob("*") if not p.is_dir()} - ignored
     check("file list", names == set(subject), str(sorted(names ^ set(subject))))
     for name in sorted(names & set(subject)):
-        check("digest", sha256((run / name).read_bytes()) == subject[name], name)
+        check("digest", digest(run, name) == subject[name], name)
     predicate, first_block, zero = statement["predicate"], 0, set()
-    trained = {b["file"]: b for b in json.loads((run / "training.json").read_bytes())["banks"]}
+    record = json.loads((run / "training.json").read_bytes())
+    trained = {b["file"]: b for b in record["banks"]}
     for bank in sorted(predicate["integrity"]["banks"], key=lambda b: b["file"]):
-        data = (run / bank["file"]).read_bytes()
-        blocks = data[8 + int.from_bytes(data[:8], "little") :]
-        size = len(blocks) // bank["blocks"]
-        rows = [blocks[at : at + size] for at in range(0, len(blocks), size)]
+        header, rows = blocks_of(run / bank["file"])
         leaves = [leaf(row) for row in rows]
-        check("root after", root(leaves).hex() == bank["root_after"], bank["file"])
+        holds = len(rows) == bank["blocks"] and root(leaves).hex() == bank["root_after"]
+        check("root after", holds, bank["file"])
+        pinned = sha256(header + bytes.fromhex(trained[bank["file"]]["root"]))
+        check("header of training", pinned == record["files"][bank["file"]], bank["file"])
         zero |= {first_block + i for i, row in enumerate(rows) if not any(row)}
         first_block += len(rows)
         for change in bank["changed"]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from sinkmodel import run_files
 from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
 from sinkmodel.bank_tree import leaves_path
-from sinkmodel.erase_receipt import BankChange, FileChange
+from sinkmodel.erase_receipt import BankChange, Basis, FileChange
 from sinkmodel.routing import ROUTE_INDEX_FILE
 
 SINK_MAP = "sink_map.parquet"
@@ -58,7 +58,8 @@ def file_changes(
     for name in names:
         status = (run / name).stat()
         if name in known:
-            basis, (before, after) = "tree", known[name]
+            before, after = known[name]
+            basis: Basis = "tree"
         elif name in recorded and not _erasable(name) and status.st_size >= _READ_BELOW_BYTES:
             basis, before, after = "record", recorded[name], recorded[name]
         else:

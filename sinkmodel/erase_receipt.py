@@ -18,6 +18,7 @@ from manifests.errors import CheckpointError
 from manifests.files import canonical_json
 
 FORMAT_VERSION = 1
+Basis = Literal["read", "tree", "record"]
 _T = TypeVar("_T")
 
 
@@ -39,7 +40,7 @@ class FileChange:
     name: str
     before: str
     after: str
-    basis: Literal["read", "tree", "record"]
+    basis: Basis
     size: int
     mtime_ns: int
 

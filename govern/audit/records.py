@@ -176,16 +176,24 @@ def _hints(record: Any) -> dict[str, Any]:
     return _HINTS[record]
 
 
-@functools.cache
+_NAMES: dict[type, dict[str, str]] = {}
+_OMITTED: dict[type, frozenset[str]] = {}
+
+
 def _json_names(record: Any) -> dict[str, str]:
-    """Field name -> name in JSON (`type` is `_type` in in-toto)."""
-    return {f.name: f.metadata.get("json", f.name) for f in dataclasses.fields(record)}
+    """Field name -> name in JSON (`type` is `_type` in in-toto); kept, like the annotations."""
+    if record not in _NAMES:
+        fields = dataclasses.fields(record)
+        _NAMES[record] = {f.name: f.metadata.get("json", f.name) for f in fields}
+    return _NAMES[record]
 
 
-@functools.cache
 def _omitted(record: Any) -> frozenset[str]:
     """Fields that are left out of the JSON where they are None, instead of being null."""
-    return frozenset(f.name for f in dataclasses.fields(record) if f.metadata.get("omit"))
+    if record not in _OMITTED:
+        fields = dataclasses.fields(record)
+        _OMITTED[record] = frozenset(f.name for f in fields if f.metadata.get("omit"))
+    return _OMITTED[record]
 
 
 def _optional(annotation: Any) -> Any:

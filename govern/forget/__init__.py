@@ -3,6 +3,7 @@
     request         what is asked for
     run_view        the run as planning sees it: its record, sink map and block shape
     selection       request -> documents and sequence IDs, closed over duplicates and aliases
+    lookup          rows of a large manifest by sequence ID, read sparingly
     text_file       which documents of a manifest hold a given text
     plan            selection + sink map -> blocks, and what other IDs would lose (pure)
     plan_text       the plan for people

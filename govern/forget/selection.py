@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from govern.forget import lookup
 from govern.forget.request import ForgetRequest
 from govern.forget.run_view import RunView
 from manifests import Manifest, queries
@@ -155,7 +156,7 @@ def _covered(
     for i in sorted(run.known(ids)):
         by_root.setdefault(history.root(i), i)
     found = []
-    rows = queries.documents_of(manifest, ids).select(_COLUMNS).to_pylist()
+    rows = lookup.documents_of(manifest, ids, _COLUMNS).to_pylist()
     trained_ids = {history.trained((row["source"], row["doc_id"]), 0) for row in rows}
     known = run.known({*ids, *trained_ids, *(row["sequence_id"] for row in rows)})
     for row in rows:
@@ -199,7 +200,7 @@ def _requested(
     if request.kind == "all-sinks":
         return None, run.owners(), []
     given = [parse_id(value) for value in request.values]
-    resolved = queries.resolve(manifest, given)
+    resolved = lookup.resolve(manifest, given)
     known = run.known(given)
     for sequence_id in given:
         if sequence_id not in resolved and sequence_id not in known:
@@ -209,7 +210,7 @@ def _requested(
                 found="none like it",
                 remedy="look the document up with `govern manifest find`",
             )
-    return queries.documents_of(manifest, given), given, []
+    return lookup.documents_of(manifest, given, _COLUMNS), given, []
 
 
 def _by_doc_id(manifest: Manifest, doc_id: str) -> pa.Table:
