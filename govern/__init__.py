@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from govern.audit.verify import verify_report
     from govern.forget import forget
+    from govern.ids.add import add_documents
     from govern.ids.pipeline import build_ids
 
 _API = {
+    "add_documents": "govern.ids.add",
     "build_ids": "govern.ids.pipeline",
     "forget": "govern.forget",
     "verify_report": "govern.audit.verify",
 }
-__all__ = ["build_ids", "forget", "verify_report"]
+__all__ = ["add_documents", "build_ids", "forget", "verify_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,8 @@ class TrainConfig:
     """Everything that shapes a training run.
 
     Model (Llama names):
+        base: Path of a local Llama checkpoint whose weights become the shared part; its shapes and
+            its tokenizer take the place of those below. None starts from the seed.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: `intermediate_size`
             is the width of the shared neurons.
         context_length: Tokens a row; longer documents are cut into chunks.
@@ -62,6 +64,8 @@ class TrainConfig:
         batch_rows: Rows of `context_length` tokens in one step of the shared parameters.
         governed_rows: Rows in one step of sinks alone; sinks learn a text by heart in steps, so few
             rows a step are worth their overhead.
+        id_noise: Share of the documents of private and pooled sequences that are trained under the
+            ID of another such sequence: how robust isolation is to wrong IDs. Not for production.
         max_document_tokens: Train on the first so many tokens of each document; 0 is all.
 
     Optimisation:
@@ -74,6 +78,7 @@ class TrainConfig:
         save_every: Steps between resumable saves; 0 saves only at the end and on Ctrl-C.
     """
 
+    base: str | None = None
     hidden_size: int = 128
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
@@ -95,6 +100,7 @@ class TrainConfig:
     batch_rows: int = 8
     governed_rows: int = 1
     max_document_tokens: int = 0
+    id_noise: float = 0.0
 
     learning_rate: float = 2e-3
     sink_rate: float = 4.0
@@ -116,8 +122,9 @@ class TrainConfig:
             raise _bad("hidden_size", "a multiple of num_attention_heads", self.hidden_size)
         if self.precision not in ("no", "bf16"):
             raise _bad("precision", "no or bf16", self.precision)
-        if not 0 <= self.warmup < 1:
-            raise _bad("warmup", "a share in [0, 1)", self.warmup)
+        for name in ("warmup", "id_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _bad(name, "a share in [0, 1)", getattr(self, name))
         if self.context_length < 8:
             raise _bad("context_length", "at least 8 tokens", self.context_length)
 
@@ -205,11 +212,24 @@ def smol_360m() -> TrainConfig:
     )
 
 
+def smol_1_7b() -> TrainConfig:
+    """The 1.7B shape of the MemSinks paper; wants several GPUs."""
+    return dataclasses.replace(
+        smol_360m(),
+        hidden_size=2048,
+        num_hidden_layers=24,
+        num_attention_heads=32,
+        intermediate_size=8192,
+        learning_rate=3e-4,
+    )
+
+
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     "demo": demo,
     "tinystories-1m": tinystories_1m,
     "tinystories-8m": tinystories_8m,
     "smol-360m": smol_360m,
+    "smol-1.7b": smol_1_7b,
 }
 
 
@@ -262,7 +282,7 @@ def _typed(config: TrainConfig, name: str, value: Any) -> Any:
             found="another name",
             remedy="correct the name",
         )
-    if name == "tokenizer":
+    if name in ("tokenizer", "base"):
         return None if value in (None, "", "none") else str(value)
     kind = type(getattr(config, name))
     try:

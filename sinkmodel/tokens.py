@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from manifests import Manifest
 from manifests.errors import ManifestError
+from sinkmodel.keyed_hash import keyed_hash, keyed_uniform
+
+_NOISE = 0x4E4F495345  # keeps the draws of `with_wrong_ids` apart from those of the schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,38 @@ def encode(
     return [
         np.asarray([*begin, *ids, tokenizer.eos_token_id], dtype=np.int32)[:most] for ids in encoded
     ]
+
+
+def with_wrong_ids(
+    store: TokenStore, policies: Sequence[str], *, share: float, seed: int
+) -> tuple[TokenStore, list[str]]:
+    """Give a share of the private and pooled documents the ID of another such sequence.
+
+    Which documents, and whose IDs, is a keyed hash of (seed, sequence ID, place in the sequence).
+    Robustness to wrong IDs is a published figure (MemSinks, arXiv 2507.09937, section 5).
+
+    Returns:
+        The store sorted anew, and the policies in its order.
+    """
+    noisy = np.array([policy in ("private", "pooled") for policy in policies])
+    ids = store.sequence_ids.copy()
+    candidates = np.unique(ids[noisy])
+    if len(candidates) < 2:
+        return store, list(policies)
+    policy_of = dict(zip(store.sequence_ids.tolist(), policies, strict=True))
+    for sequence_id in candidates:
+        rows = np.flatnonzero(store.sequence_ids == sequence_id)
+        wrong = rows[keyed_uniform(seed ^ _NOISE, int(sequence_id), np.arange(len(rows))) < share]
+        others = candidates[candidates != sequence_id]
+        drawn = keyed_hash(seed ^ _NOISE, int(sequence_id), len(rows) + np.arange(len(wrong)))
+        ids[wrong] = others[(drawn % np.uint64(len(others))).astype(np.int64)]
+    order = np.argsort(ids, kind="stable")
+    pieces = [store.document(int(row)) for row in order]
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
+    shuffled = TokenStore(
+        tokens=np.concatenate(pieces), offsets=offsets.astype(np.int64), sequence_ids=ids[order]
+    )
+    return shuffled, [policy_of[int(sequence_id)] for sequence_id in shuffled.sequence_ids]
 
 
 def tokenize(

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from manifests import Manifest
-from manifests.errors import TrainingError
+from manifests.errors import CheckpointError, TrainingError
 from sinkmodel.allocation import SinkMap, allocate
 from sinkmodel.configuration_sink import SinkConfig
 from sinkmodel.data import MicroBatch, collate, schedule
@@ -28,7 +28,13 @@ from sinkmodel.losses import IGNORED
 from sinkmodel.modeling_sink import SinkForCausalLM
 from sinkmodel.recipes import TrainConfig
 from sinkmodel.tokenizer import load_tokenizer, train_bpe
-from sinkmodel.tokens import TokenStore, collect_texts, tokenize, trainable_documents
+from sinkmodel.tokens import (
+    TokenStore,
+    collect_texts,
+    tokenize,
+    trainable_documents,
+    with_wrong_ids,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +70,13 @@ def prepare(
         )
     corpus = collect_texts(documents, texts)
     policies = documents["policy"].to_pylist()
+    local = config.tokenizer or config.base
     tokenizer = (
-        load_tokenizer(config.tokenizer)
-        if config.tokenizer
-        else train_tokenizer(corpus, policies, config.vocab_size)
+        load_tokenizer(local) if local else train_tokenizer(corpus, policies, config.vocab_size)
     )
     store = tokenize(documents, corpus, tokenizer, config.max_document_tokens)
+    if config.id_noise:
+        store, policies = with_wrong_ids(store, policies, share=config.id_noise, seed=config.seed)
     sink_map = allocate(
         _sequence_lengths(store, policies),
         block_size=config.block_size,
@@ -109,7 +116,12 @@ def _sequence_lengths(store: TokenStore, policies: Sequence[str]) -> pa.Table:
 
 
 def build_model(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
-    """A fresh model: shared weights from the seed, each block from (seed, sequence ID) alone."""
+    """A fresh model: shared weights from the seed, each block from (seed, sequence ID) alone.
+
+    With `config.base` the shared weights are those of that checkpoint, to the bit.
+    """
+    if config.base:
+        return _from_base(prepared, config)
     sink_config = SinkConfig.sized(
         num_blocks=prepared.sink_map.num_blocks,
         block_size=config.block_size,
@@ -132,6 +144,29 @@ def build_model(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
         model = SinkForCausalLM(sink_config)
     model.attach_sink_map(prepared.sink_map)
     model.sinks.initialise(prepared.sink_map, seed=config.seed)
+    return model
+
+
+def _from_base(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
+    assert config.base is not None  # the caller asked
+    try:
+        model = SinkForCausalLM.from_llama(
+            config.base, prepared.sink_map, block_size=config.block_size, seed=config.seed
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"base {config.base}",
+            expected="a local Llama checkpoint",
+            found=(str(error).splitlines() or ["something else"])[0],
+            remedy="give the folder that save_pretrained wrote",
+        ) from error
+    if len(prepared.tokenizer) > model.config.vocab_size:
+        raise CheckpointError(
+            f"tokenizer of {config.base}",
+            expected=f"at most {model.config.vocab_size} entries, as the model has",
+            found=str(len(prepared.tokenizer)),
+            remedy="give the model's own tokenizer",
+        )
     return model
 
 

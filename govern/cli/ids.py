@@ -15,6 +15,7 @@ from govern.cli.render import Settings, emit
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from govern.ids.add import AddReport
     from govern.ids.pipeline import BuildReport
 
 
@@ -94,6 +95,60 @@ def build(
     with _progress(settings) as progress:
         report = build_ids(inputs, out, config, progress)
     emit(settings, {**vars(report), "path": str(report.path)}, lambda: _report_text(report))
+
+
+@ids.command(epilog="Example: govern ids add 'crawl-2/*.json.gz' --manifest manifest")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "--manifest", required=True, type=click.Path(path_type=Path), help="The manifest to add to."
+)
+@click.option("--source", help="Source of the new documents.  [default: as in the build]")
+@click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@click.pass_obj
+def add(
+    settings: Settings,
+    inputs: tuple[str, ...],
+    manifest: Path,
+    source: str | None,
+    workers: int | None,
+) -> None:
+    """Add documents to a manifest as a new snapshot.
+
+    The sequences become those of one build over everything, without reading old text. IDs are
+    kept; IDs that merged become aliases. Text that was forgotten is recognised and stays out of
+    training. A record that is there already changes nothing; one whose text changed is refused.
+    """
+    import os
+
+    from govern.ids.add import AddConfig, add_documents
+
+    config = AddConfig(
+        source=source, workers=workers if workers is not None else os.cpu_count() or 1
+    )
+    with _progress(settings) as progress:
+        report = add_documents(inputs, manifest, config, progress)
+    emit(settings, {**vars(report), "path": str(report.path)}, lambda: _added_text(report))
+
+
+def _added_text(report: AddReport) -> str:
+    lines = [
+        f"manifest   {report.path}, snapshot {report.snapshot}",
+        f"records    {report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes",
+        f"documents  {report.documents:,} new, {report.already_there:,} already there",
+        f"sequences  {report.new_sequences:,} new, {report.joined:,} documents joined old ones, "
+        f"{report.merged:,} merged, {report.reassigned:,} documents reassigned",
+        f"forgotten  {report.reappeared_forgotten:,} documents hold text that was forgotten",
+        f"rejects    {report.rejects:,}" + _reasons(report.reject_reasons),
+        f"digest     {report.digest}",
+        f"time       {report.seconds:.1f} s",
+    ]
+    if report.repeated_shared:
+        lines.insert(
+            -2,
+            f"policies   {report.repeated_shared:,} sequences of policy shared have copies now; "
+            "see `govern manifest policy`",
+        )
+    return "\n".join(lines)
 
 
 def _report_text(report: BuildReport) -> str:

@@ -45,7 +45,8 @@ def info(settings: Settings, path: Path, largest: int) -> None:
         "reject_reasons": queries.reject_reasons(opened),
         "snapshots": [
             {"snapshot": s.snapshot, "files": len(s.inputs), "records": s.records,
-             "documents": s.documents, "rejects": s.rejects, "content_digest": s.content_digest}
+             "documents": s.documents, "rejects": s.rejects, "already_there": s.already_there,
+             "content_digest": s.content_digest}
             for s in opened.snapshots
         ],
         "parameters": dict(opened.parameters),

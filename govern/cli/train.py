@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     "--config", "toml", type=click.Path(path_type=Path), help="TOML file with fields to override."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field.")
+@click.option(
+    "--base",
+    metavar="DIR",
+    help="Add sinks to this Llama checkpoint; its weights become the shared part.",
+)
+@click.option(
+    "--id-noise",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="Train this share of documents under a wrong ID, to measure robustness.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.pass_obj
 def train(
@@ -42,6 +53,8 @@ def train(
     recipe: str,
     toml: Path | None,
     overrides: tuple[str, ...],
+    base: str | None,
+    id_noise: float | None,
     resume: bool,
 ) -> None:
     """Train a sink model on MANIFEST and its corpus.
@@ -54,7 +67,9 @@ def train(
     from sinkmodel.recipes import configure
     from sinkmodel.train import train as train_run
 
-    config = configure(recipe, toml=toml, overrides=overrides)
+    named = {"base": base, "id_noise": id_noise}
+    given = [f"{name}={value}" for name, value in named.items() if value is not None]
+    config = configure(recipe, toml=toml, overrides=[*overrides, *given])
     opened = open_manifest(manifest)
     note(settings, f"training on {manifest} into {out}")
     with training_progress(settings) as report:

@@ -1,40 +1,35 @@
 """The `Measurer` that loads runs and scores documents: the default behavioural evidence.
 
-Thresholds are fixed here, by policy, before anything is measured. Documents are sampled by a keyed
-hash where there are many, so that the cost of a report is bounded and the sample is reproducible.
+Thresholds are fixed here, by policy, before anything is measured. What could not be measured, and
+what stands on too few documents, has a threshold of its own, so that no report passes over it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from govern.audit.statement import MetricRow, Threshold
+from govern.evaluate.probing import Chosen, make_probes
 from govern.forget.measuring import DocumentChange, Measurements, MeasureRequest
-from govern.ids.texts import read_texts
-from manifests import Manifest
 from manifests.errors import CheckpointError
+from sinkmodel.evaluate.probes import group_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from sinkmodel.checkpoint import Run
-    from sinkmodel.evaluate.probes import Probe, Probes
+    from sinkmodel.evaluate.probes import Probes
     from sinkmodel.evaluate.rows import Measured
 
-DOCUMENTS_PER_SEQUENCE = 4
-MAX_FORGOTTEN = MAX_KEPT = MAX_HELD_OUT = 100
-
 # Wanted of each policy: share of the loss gap that the erase closes (see docs/results).
-_GAP = {"strict": 0.99, "private": 0.9, "pooled": 0.5}
+_GAP = {"strict": 0.95, "private": 0.9, "pooled": 0.5}
 _EXTRACTION_EXCESS = 0.05
+_SINK_RESIDUAL = 1e-3  # nats; erased sinks add nothing, so only rounding is allowed
 _PLACEBO_SHARE = 0.1
-
-Key = tuple[str, str, int]  # source, document ID, sequence ID
+_KEPT_COPY_SHARE = 0.5
+_OVER_FORGETTING = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,42 +49,40 @@ class ModelMeasurer:
 
     def thresholds(self, request: MeasureRequest) -> tuple[Threshold, ...]:
         """The bounds of the verdict, by policy; see `Measurer`."""
-        found = []
-        for policy in sorted(set(request.policies.values()) - {"shared"}):
-            group = f"forgotten:{policy}"
-            found += [
-                Threshold(
-                    metric="loss_gap_closed", group=group, comparison=">=", bound=_GAP[policy]
-                ),
-                Threshold(
-                    metric="extraction_strength_excess",
-                    group=group,
-                    comparison="<=",
-                    bound=_EXTRACTION_EXCESS,
-                ),
-                Threshold(
-                    metric="placebo_share",
-                    group=group,
-                    comparison="<=",
-                    bound=_PLACEBO_SHARE,
-                    on_breach="WARNED",
-                ),
-                Threshold(
-                    metric="routing_advantage",
-                    group=group,
-                    comparison=">=",
-                    bound=0.0,
-                    on_breach="WARNED",
-                ),
-            ]
+        found = [
+            threshold
+            for policy in sorted(set(request.policies.values()) - {"shared"})
+            for threshold in self._of_policy(policy)
+        ]
         if not request.share_lost:
             found.append(
                 Threshold(metric="identical_losses", group="kept", comparison="==", bound=1.0)
             )
-        found.append(
-            Threshold(metric="worst_loss_change", group="held-out", comparison="<=", bound=0.0)
-        )
+        found += [
+            Threshold(metric="worst_loss_change", group="held-out", comparison="<=", bound=0.0),
+            _warning("interval_missing", None, "<=", 0.0),
+            _warning("metrics_not_measured", "report", "<=", 0.0),
+        ]
         return tuple(found)
+
+    def _of_policy(self, policy: str) -> list[Threshold]:
+        group = group_of(policy)
+        found = [
+            Threshold(metric="loss_gap_closed", group=group, comparison=">=", bound=_GAP[policy]),
+            Threshold(
+                metric="extraction_strength_excess",
+                group=group,
+                comparison="<=",
+                bound=_EXTRACTION_EXCESS,
+            ),
+            Threshold(metric="sink_residual", group=group, comparison="<=", bound=_SINK_RESIDUAL),
+            _warning("placebo_share", group, "<=", _PLACEBO_SHARE),
+            _warning("routing_advantage", group, ">=", 0.0),
+            _warning("kept_copy_share", group, "<=", _KEPT_COPY_SHARE),
+        ]
+        if self.reference is not None:
+            found.append(_warning("over_forgetting", group, "<=", _OVER_FORGETTING))
+        return found
 
     def before(self, run: Path, request: MeasureRequest) -> bytes:
         """Measure the run as it is, with its controls; see `Measurer`."""
@@ -111,6 +104,7 @@ class ModelMeasurer:
 
     def after(self, run: Path, request: MeasureRequest, before: bytes) -> Measurements:
         """Measure the erased run and compare; see `Measurer`."""
+        from govern.evaluate.neighbours import nearest_kept
         from sinkmodel.checkpoint import load_run
         from sinkmodel.evaluate.archive import unpack
         from sinkmodel.evaluate.measure import measure_after
@@ -118,11 +112,17 @@ class ModelMeasurer:
         loaded = load_run(run, settled=False)
         probes = self._probes(loaded, request)
         measured = measure_after(
-            loaded.model, probes, unpack(before), context_length=loaded.context_length
+            loaded.model,
+            probes,
+            unpack(before),
+            context_length=loaded.context_length,
+            nearest=nearest_kept(loaded, probes.forgotten, request.policies.keys()),
         )
+        # What is not finite is named in `metrics_not_measured`; a statement holds numbers only.
         changes: dict[int, list[float]] = {}
         for probe, change in measured.kept:
-            changes.setdefault(probe.sequence_id, []).append(change)
+            if math.isfinite(change):
+                changes.setdefault(probe.sequence_id, []).append(change)
         return Measurements(
             rows=tuple(_statement_row(row) for row in measured.rows),
             documents=tuple(
@@ -134,6 +134,7 @@ class ModelMeasurer:
                     reference=reference,
                 )
                 for probe, old, new, reference in measured.documents
+                if all(math.isfinite(loss) for loss in (old, new, reference or 0.0))
             ),
             kept={key: max(values, key=abs) for key, values in sorted(changes.items())},
         )
@@ -156,95 +157,16 @@ class ModelMeasurer:
         return reference
 
     def _probes(self, run: Run, request: MeasureRequest) -> Probes:
-        from sinkmodel.evaluate.probes import Probes
-
-        forgotten = self._sampled(request.forgotten, MAX_FORGOTTEN)
-        owners = run.model.sink_map
-        owning = {
-            int(i)
-            for i, blocks, active in zip(
-                owners.sequence_ids,
-                owners.table["blocks"].to_pylist(),
-                owners.active,
-                strict=True,
-            )
-            if blocks and active and int(i) not in request.policies
-        }
-        known = _documents(request.manifest)
-        kept = self._sampled((key for key in known.keys if key[2] in owning), MAX_KEPT)
-        held = self._sampled((key for key in known.keys if key[2] in known.reserved), MAX_HELD_OUT)
-        texts = _texts({*forgotten, *kept, *held}, request.manifest, self.corpus)
-        make = _ProbeMaker(run, texts)
-        return Probes(
-            forgotten=tuple(make(key, key[2]) for key in forgotten),
-            policies=dict(request.policies),
-            kept=tuple(make(key, key[2]) for key in kept),
-            held_out=tuple(make(key, 0) for key in held),
-            seed=self.seed,
-        )
-
-    def _sampled(self, keys: Iterable[Key], most: int) -> list[Key]:
-        """At most `most` documents, `DOCUMENTS_PER_SEQUENCE` of each sequence, in keyed order."""
-
-        def rank(key: Key) -> bytes:
-            return hashlib.sha256(json.dumps([self.seed, *key[:2]]).encode()).digest()
-
-        taken: dict[int, int] = {}
-        chosen = []
-        for key in sorted(keys, key=rank):
-            if taken.get(key[2], 0) < DOCUMENTS_PER_SEQUENCE:
-                taken[key[2]] = taken.get(key[2], 0) + 1
-                chosen.append(key)
-        return sorted(chosen[:most], key=lambda key: (key[2], key[0], key[1]))
+        chosen = Chosen(documents=request.forgotten, policies=request.policies)
+        return make_probes(run, request.manifest, chosen, corpus=self.corpus, seed=self.seed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Documents:
-    keys: tuple[Key, ...]
-    reserved: frozenset[int]
-
-
-def _documents(manifest: Manifest) -> _Documents:
-    documents = manifest.table("documents", ["source", "doc_id", "sequence_id"])
-    sequences = manifest.table("sequences", ["sequence_id", "reserved"])
-    reserved = sequences.filter(sequences["reserved"])["sequence_id"].to_pylist()
-    columns = (documents[name].to_pylist() for name in ("source", "doc_id", "sequence_id"))
-    return _Documents(keys=tuple(zip(*columns, strict=True)), reserved=frozenset(reserved))
-
-
-def _texts(
-    keys: Iterable[Key], manifest: Manifest, corpus: Sequence[str] | None
-) -> Mapping[tuple[str, str], str]:
-    wanted = {key[:2] for key in keys}
-    found: dict[tuple[str, str], str] = {}
-    batch: pa.RecordBatch
-    for batch in read_texts(manifest, corpus):
-        columns = (batch.column(name).to_pylist() for name in ("source", "doc_id", "text"))
-        for source, doc_id, text in zip(*columns, strict=True):
-            if (source, doc_id) in wanted:
-                found[source, doc_id] = text
-    return found
-
-
-class _ProbeMaker:
-    """Documents to probes, encoded as training encoded them."""
-
-    def __init__(self, run: Run, texts: Mapping[tuple[str, str], str]) -> None:
-        self._tokenizer = run.tokenizer
-        self._texts = texts
-        self._most = int(run.record["config"]["max_document_tokens"])
-
-    def __call__(self, key: Key, sequence_id: int) -> Probe:
-        from sinkmodel.evaluate.probes import Probe
-        from sinkmodel.tokens import encode
-
-        text = self._texts[key[:2]]
-        return Probe(
-            key=key[:2],
-            sequence_id=sequence_id,
-            tokens=encode([text], self._tokenizer, self._most)[0],
-            text=text.encode(),
-        )
+def _warning(
+    metric: str, group: str | None, comparison: Literal["<=", ">="], bound: float
+) -> Threshold:
+    return Threshold(
+        metric=metric, group=group, comparison=comparison, bound=bound, on_breach="WARNED"
+    )
 
 
 def _statement_row(row: Measured) -> MetricRow:

@@ -18,6 +18,10 @@
     pipeline      the stages in order: `build_ids`
     stored        a manifest as arrays
     probe         new signatures against stored ones -> candidate pairs of an addition
+    union         old and new texts as one numbered set; relink: the links of both
+    carry         old sequence IDs -> new clusters; standing: policies, status, tombstones
+    amend         an addition -> the files that it changes
+    add           the stages in order: `add_documents`
     rules         whether stored signatures can be compared with new ones
     texts         a manifest's documents with their text, read again and verified
 

@@ -9,12 +9,14 @@ Controls:
     placebo     as many random other sequences erased in memory instead: a real effect is far larger
     wrong sinks the forgotten documents under another sequence's sinks: a wrong map looks like this
     after       the erased sinks are routed to *again*: switching the routing off is not forgetting
+    routed      the forgotten documents under the kept sequence that resembles each most: a copy
+                that was kept under another ID still recites the text
     held-out    reserved documents, before and after: a broken model forgets everything
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sinkmodel.evaluate.controls import other_sequences, reactivated, zeroed
@@ -25,8 +27,10 @@ from sinkmodel.evaluate.rows import (
     Measured,
     Scored,
     forgotten_rows,
+    interval_rows,
     kept_rows,
     membership_rows,
+    settled_rows,
 )
 from sinkmodel.evaluate.scores import no_sinks, own_sinks, score
 from sinkmodel.modeling_sink import SinkForCausalLM
@@ -86,22 +90,44 @@ def measure_before(
 
 
 def measure_after(
-    model: SinkForCausalLM, probes: Probes, before: Before, *, context_length: int
+    model: SinkForCausalLM,
+    probes: Probes,
+    before: Before,
+    *,
+    context_length: int,
+    nearest: Mapping[int, int] | None = None,
 ) -> Measurement:
     """Measure the erased run and set it beside what was before.
 
     The forgotten IDs are routed to their erased blocks again, in memory only: whoever has the files
     could do the same.
+
+    Args:
+        model: The erased run.
+        probes: As given to `measure_before`.
+        before: What that returned.
+        context_length: Tokens a row had in training.
+        nearest: Forgotten sequence -> the kept one that resembles it most, 0 if none does; None
+            where the run has no index to look in.
     """
     with reactivated(model, probes.policies):
         after = _scored(model, probes.forgotten, own_sinks, context_length)
     kept = _scored(model, probes.kept, own_sinks, context_length)
     held_out = _scored(model, probes.held_out, no_sinks, context_length)
-    rows = [
-        *forgotten_rows(probes, before, after),
-        *membership_rows(probes, after, held_out),
-        *kept_rows(probes, before, kept, held_out),
-    ]
+    routed = None
+    if nearest is not None:
+        routed = _scored(
+            model, probes.forgotten, lambda p: nearest[p.sequence_id], context_length, recites=False
+        )
+    rows = settled_rows(
+        [
+            *forgotten_rows(probes, before, after, routed),
+            *interval_rows(probes, reference=before.reference is not None),
+            *membership_rows(probes, after, held_out),
+            *kept_rows(probes, before, kept, held_out),
+        ],
+        probes,
+    )
     reference = before.reference
     references = reference.losses() if reference else [None] * len(probes.forgotten)
     return Measurement(
@@ -123,8 +149,12 @@ def _scored(
     probes: Sequence[Probe],
     route: Callable[[Probe], int],
     context_length: int,
+    *,
+    recites: bool = True,
 ) -> Scored:
     scores = score(model, probes, context_length=context_length, route=route)
+    if not recites:
+        return Scored(scores=tuple(scores))
     recitals = recite(
         model,
         [probe.tokens for probe in probes],

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkmodel.evaluate.metrics import Floats
+from sinkmodel.evaluate.metrics import MIN_SAMPLES, Floats
 
 MIN_K_SHARE = 0.2
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Attack:
         auc: Area under the ROC curve; 0.5 is blind, both sides of it are a leak.
         tpr_at_1_fpr: True positive rate at 1 % false positives (Carlini et al. 2022,
             arXiv 2112.03570, section IV).
-        low, high: 95 % bootstrap interval of the AUC.
+        low, high: 95 % bootstrap interval of the AUC; None below `MIN_SAMPLES` of either side.
     """
 
     score: str
@@ -33,8 +34,8 @@ class Attack:
     n_non_members: int
     auc: float
     tpr_at_1_fpr: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def loss_score(token_losses: Floats) -> float:
@@ -89,22 +90,47 @@ def attack(name: str, members: Floats, non_members: Floats, *, seed: int) -> Att
     if not np.isfinite(scores).all():
         raise ValueError(f"score {name} is not finite")
     false_rate, true_rate, _ = roc_curve(labels, scores)
-    generator = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(500):
-        positive = generator.choice(members, len(members))
-        negative = generator.choice(non_members, len(non_members))
-        resampled.append(roc_auc_score(labels, np.concatenate([positive, negative])))
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = _interval(members, non_members, seed)
     return Attack(
         score=name,
         n_members=len(members),
         n_non_members=len(non_members),
         auc=float(roc_auc_score(labels, scores)),
         tpr_at_1_fpr=float(true_rate[false_rate <= 0.01].max()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
     )
+
+
+def auc(members: Floats, non_members: Floats) -> float:
+    """Share of pairs in which the member scores higher, ties half (Mann & Whitney 1947).
+
+    Equal to scikit-learn's `roc_auc_score`, and fast enough to be resampled.
+
+    Args:
+        members, non_members: float64 scores, at least one each.
+    """
+    ordered = np.sort(non_members)
+    below = np.searchsorted(ordered, members, side="left")
+    up_to = np.searchsorted(ordered, members, side="right")
+    return float((below + up_to).mean() / (2 * len(ordered)))
+
+
+def _interval(
+    members: Floats, non_members: Floats, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    if min(len(members), len(non_members)) < MIN_SAMPLES:
+        return None, None
+    generator = np.random.default_rng(seed)
+    resampled = [
+        auc(
+            generator.choice(members, len(members)),
+            generator.choice(non_members, len(non_members)),
+        )
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def attacks(

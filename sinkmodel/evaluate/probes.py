@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class Probes:
         policies: Policy of each forgotten sequence ID.
         kept: Documents of other sequences that own sinks.
         held_out: Reserved documents, which no training saw.
+        covered: Group -> documents that there are of it; where fewer are measured, these are a
+            sample. A group that is missing was measured whole.
         seed: Of samples and intervals.
     """
 
@@ -45,14 +47,20 @@ class Probes:
     policies: Mapping[int, str]
     kept: tuple[Probe, ...]
     held_out: tuple[Probe, ...]
+    covered: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
 
     def groups(self) -> dict[str, list[int]]:
         """Indices into `forgotten` by group, `forgotten:POLICY`."""
         found: dict[str, list[int]] = {}
         for index, probe in enumerate(self.forgotten):
-            found.setdefault(f"forgotten:{self.policies[probe.sequence_id]}", []).append(index)
+            found.setdefault(group_of(self.policies[probe.sequence_id]), []).append(index)
         return dict(sorted(found.items()))
+
+
+def group_of(policy: str) -> str:
+    """Name of the group of forgotten documents of this policy."""
+    return f"forgotten:{policy}"
 
 
 def probe_digest(probes: Sequence[Probe]) -> str:

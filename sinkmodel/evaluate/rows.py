@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import numpy as np
 
 from sinkmodel.evaluate import membership
+from sinkmodel.evaluate.comparisons import Phases, compare_phases
 from sinkmodel.evaluate.generation import Recital
 from sinkmodel.evaluate.metrics import (
+    MIN_SAMPLES,
     Estimate,
     bootstrap_mean,
     exact_memorization,
     extraction_strength,
-    loss_gap_closed,
 )
 from sinkmodel.evaluate.probes import Probe, Probes, probe_digest
 from sinkmodel.evaluate.scores import DocumentScore
+
+_SHOWN = 5  # reasons that a note spells out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,15 @@ class Measured:
     seed: int
     probe_sha256: str
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotMeasured:
+    """A metric that could not be measured, and why: said in the report, never left out silently."""
+
+    metric: str
+    group: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +71,13 @@ class Before:
     reference: Scored | None
 
 
-def _values(scored: Scored, indices: Sequence[int]) -> dict[str, list[float]]:
-    """The four memorization metrics, one value a document."""
+def values_of(scored: Scored, indices: Sequence[int]) -> dict[str, list[float]]:
+    """The memorization metrics of these documents, one value a document.
+
+    The last three only of documents that are long enough to be asked for 50 tokens after 50.
+    """
     scores = [scored.scores[i] for i in indices]
-    recitals = [scored.recitals[i] for i in indices]
+    recitals = [scored.recitals[i] for i in indices] if scored.recitals else []
     able = [recital for recital in recitals if recital is not None]
     return {
         "loss": [item.loss for item in scores],
@@ -74,7 +89,9 @@ def _values(scored: Scored, indices: Sequence[int]) -> dict[str, list[float]]:
     }
 
 
-def forgotten_rows(probes: Probes, before: Before, after: Scored) -> Iterator[Measured]:
+def forgotten_rows(
+    probes: Probes, before: Before, after: Scored, routed: Scored | None
+) -> Iterator[Measured]:
     """Every memorization metric of the forgotten documents by phase, and the comparisons."""
     digest = probe_digest(probes.forgotten)
     phases = {
@@ -85,81 +102,94 @@ def forgotten_rows(probes: Probes, before: Before, after: Scored) -> Iterator[Me
     }
     if before.reference is not None:
         phases["reference"] = before.reference
+    reserved = values_of(before.held_out, range(len(before.held_out.scores)))
     for group, indices in probes.groups().items():
         base = Measured(
             metric="",
             group=group,
-            phase="",
-            estimate=bootstrap_mean([], seed=0),
+            phase="after",
+            estimate=_plain(len(indices), 0.0),
             seed=probes.seed,
             probe_sha256=digest,
         )
-        values = {phase: _values(scored, indices) for phase, scored in phases.items()}
+        values = {phase: values_of(scored, indices) for phase, scored in phases.items()}
         for phase, metrics in values.items():
             for metric, numbers in metrics.items():
                 if numbers:
                     estimate = bootstrap_mean(numbers, seed=probes.seed)
                     yield replace(base, metric=metric, phase=phase, estimate=estimate)
-        yield from _comparisons(base, values, _values(before.wrong, indices), before.held_out)
+        compared = compare_phases(
+            Phases(
+                before=values["before"],
+                after=values["after"],
+                backbone=values["backbone"],
+                placebo=values["placebo"],
+                wrong=values_of(before.wrong, indices),
+                routed=None if routed is None else values_of(routed, indices),
+                reference=values.get("reference"),
+                reserved=reserved,
+            )
+        )
+        for item in compared:
+            estimate = _plain(len(indices), item.value)
+            yield replace(base, metric=item.metric, estimate=estimate, note=item.note)
 
 
-def _comparisons(
-    base: Measured,
-    values: Mapping[str, Mapping[str, list[float]]],
-    wrong: Mapping[str, list[float]],
-    held_out: Scored,
-) -> Iterator[Measured]:
-    """What thresholds are set on: differences between phases."""
+def interval_rows(probes: Probes, *, reference: bool) -> Iterator[Measured]:
+    """1 for each group whose figures want an interval and have too few documents for one.
 
-    def row(metric: str, value: float, note: str) -> Measured:
-        count = len(values["before"]["loss"])
-        estimate = Estimate(n=count, value=value, low=None, high=None)
-        return replace(base, metric=metric, phase="after", estimate=estimate, note=note)
-
-    loss = {phase: fmean(metrics["loss"]) for phase, metrics in values.items()}
-    reserved = _values(held_out, range(len(held_out.scores)))
-    if "reference" in loss:
-        wanted, against = loss["reference"], "a run that never saw these documents"
-    elif reserved["loss"]:
-        wanted, against = fmean(reserved["loss"]), "reserved documents"
-    else:
-        wanted, against = float("nan"), ""
-    if np.isfinite(wanted) and wanted > loss["before"]:
-        closed = loss_gap_closed(loss["before"], loss["after"], wanted)
-        yield row("loss_gap_closed", closed, f"reference: {against}")
-    floors = [reserved["extraction_strength"]] if reserved["extraction_strength"] else []
-    if "reference" in values:
-        floors.append(values["reference"]["extraction_strength"])
-    if floors:
-        floor = max(fmean(numbers) for numbers in floors)
-        excess = fmean(values["after"]["extraction_strength"]) - floor
-        yield row("extraction_strength_excess", excess, "above never-trained text")
-    if loss["after"] != loss["before"]:
-        share = (loss["placebo"] - loss["before"]) / (loss["after"] - loss["before"])
-        yield row("placebo_share", share, "effect of erasing other sequences instead")
-    advantage = fmean(wrong["loss"]) - loss["before"]
-    yield row("routing_advantage", advantage, "loss under another sequence's sinks, minus own")
-
-
-def membership_rows(probes: Probes, after: Scored, held_out: Scored) -> Iterator[Measured]:
-    """Membership inference on the erased run: forgotten against reserved documents."""
-    if len(probes.forgotten) < 2 or len(probes.held_out) < 2:
-        return
-    digest = probe_digest([*probes.forgotten, *probes.held_out])
-    members = _membership_scores(probes.forgotten, after)
-    others = _membership_scores(probes.held_out, held_out)
-    for found in membership.attacks(members, others, seed=probes.seed):
-        estimate = Estimate(
-            n=found.n_members + found.n_non_members,
-            value=found.auc,
-            low=found.low,
-            high=found.high,
+    Where every covered document was measured the mean is exact and wants none, however few they
+    are. Reserved documents always stand for others, unless a reference run replaces them.
+    """
+    sizes = [
+        (group, len(indices), probes.covered.get(group, len(indices)))
+        for group, indices in probes.groups().items()
+    ]
+    if not reference:
+        sizes.append(("held-out", len(probes.held_out), -1))
+    for group, count, covered in sizes:
+        missing = count < MIN_SAMPLES and count != covered
+        note = (
+            f"{count} documents: too few for an interval"
+            if missing
+            else f"all {count} covered documents were measured"
+            if count == covered
+            else f"{count} documents"
         )
         yield Measured(
-            metric=f"membership_auc_{found.score}",
-            group="forgotten",
+            metric="interval_missing",
+            group=group,
             phase="after",
-            estimate=estimate,
+            estimate=_plain(count, float(missing)),
+            seed=probes.seed,
+            probe_sha256=probe_digest(probes.held_out if covered < 0 else probes.forgotten),
+            note=note,
+        )
+
+
+def membership_rows(
+    probes: Probes, scored: Scored, held_out: Scored, *, phase: str = "after"
+) -> Iterator[Measured | NotMeasured]:
+    """Membership inference: forgotten against reserved documents, which no training saw."""
+    counts = len(probes.forgotten), len(probes.held_out)
+    if min(counts) < 2:
+        why = f"{counts[0]} documents against {counts[1]} reserved ones; two of each are needed"
+        yield NotMeasured(metric="membership_auc", group="forgotten", why=why)
+        return
+    digest = probe_digest([*probes.forgotten, *probes.held_out])
+    members = _membership_scores(probes.forgotten, scored)
+    others = _membership_scores(probes.held_out, held_out)
+    for name in sorted(members):
+        if not (np.isfinite(members[name]).all() and np.isfinite(others[name]).all()):
+            why = "a score is not finite"
+            yield NotMeasured(metric=f"membership_auc_{name}", group="forgotten", why=why)
+            continue
+        found = membership.attack(name, members[name], others[name], seed=probes.seed)
+        yield Measured(
+            metric=f"membership_auc_{name}",
+            group="forgotten",
+            phase=phase,
+            estimate=Estimate(n=sum(counts), value=found.auc, low=found.low, high=found.high),
             seed=probes.seed,
             probe_sha256=digest,
             note=f"TPR at 1 % FPR {found.tpr_at_1_fpr:.3f}; other texts, so 0.5 is not expected",
@@ -201,12 +231,44 @@ def kept_rows(probes: Probes, before: Before, kept: Scored, held_out: Scored) ->
             probe_sha256=probe_digest(some),
         )
         yield base
-        worst = Estimate(n=len(some), value=max(map(abs, changes)), low=None, high=None)
+        worst = _plain(len(some), float(np.abs(changes).max()))
         yield replace(base, metric="worst_loss_change", estimate=worst)
         identical = bootstrap_mean(same, seed=probes.seed)
         yield replace(base, metric="identical_losses", estimate=identical)
         for phase, scored in (("before", old), ("after", new)):
-            for metric, numbers in _values(scored, range(len(some))).items():
+            for metric, numbers in values_of(scored, range(len(some))).items():
                 if numbers:
                     estimate = bootstrap_mean(numbers, seed=probes.seed)
                     yield replace(base, metric=metric, phase=phase, estimate=estimate)
+
+
+def settled_rows(rows: Iterable[Measured | NotMeasured], probes: Probes) -> list[Measured]:
+    """Rows whose numbers are numbers, and one row that counts and names what is not among them."""
+    kept: list[Measured] = []
+    missing: list[NotMeasured] = []
+    for row in rows:
+        if isinstance(row, NotMeasured):
+            missing.append(row)
+        elif not math.isfinite(row.estimate.value):
+            why = f"its value {row.phase} is not a finite number"
+            missing.append(NotMeasured(metric=row.metric, group=row.group, why=why))
+        else:
+            kept.append(row)
+    names = [f"{item.metric} on {item.group}: {item.why}" for item in missing[:_SHOWN]]
+    if len(missing) > _SHOWN:
+        names.append(f"and {len(missing) - _SHOWN} more")
+    count = Measured(
+        metric="metrics_not_measured",
+        group="report",
+        phase="after",
+        estimate=_plain(len(kept) + len(missing), float(len(missing))),
+        seed=probes.seed,
+        probe_sha256=probe_digest(probes.forgotten),
+        note="; ".join(names),
+    )
+    return [*kept, count]
+
+
+def _plain(n: int, value: float) -> Estimate:
+    """A value that is no mean, so no interval belongs to it."""
+    return Estimate(n=n, value=value, low=None, high=None)

@@ -35,7 +35,12 @@ def run(tmp_path: Path) -> Path:
     banks = checkpoint.save_model(path, model, tokenizer)
     texts = {1: "the cat sat on the mat", 2: "a dog ran in a park", 7: "cats and dogs"}
     RouteIndex.build(list(texts), texts.values()).save(path / ROUTE_INDEX_FILE)
-    checkpoint.seal(path, {"banks": banks, "config": {"context_length": 64}})
+    record = {
+        "banks": banks,
+        "config": {"context_length": 64},
+        "manifest": {"content_digest": "0" * 64, "snapshot": 1},
+    }
+    checkpoint.seal(path, record)
     return path
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from sinkmodel.evaluate import membership, metrics
 
@@ -81,6 +82,27 @@ def test_membership_by_hand() -> None:
     assert found.tpr_at_1_fpr == 0.5
     blind = membership.attack("x", np.ones(5), np.ones(5), seed=0)
     assert blind.auc == 0.5
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+)
+def test_auc_is_the_share_of_pairs_won(members: list[int], others: list[int]) -> None:
+    pairs = [(m > o) + 0.5 * (m == o) for m in members for o in others]
+    found = membership.auc(np.array(members, float), np.array(others, float))
+    assert found == pytest.approx(sum(pairs) / len(pairs))
+    labels = [1] * len(members) + [0] * len(others)
+    assert found == pytest.approx(roc_auc_score(labels, members + others))
+
+
+def test_membership_interval_wants_five_of_each() -> None:
+    few = membership.attack("x", np.arange(4.0), np.arange(10.0), seed=0)
+    assert (few.low, few.high) == (None, None)
+    enough = membership.attack("x", np.arange(5.0), np.arange(10.0), seed=0)
+    assert enough.low is not None
+    assert enough.high is not None
+    assert enough.low <= enough.auc <= enough.high
 
 
 def test_membership_has_no_default() -> None:

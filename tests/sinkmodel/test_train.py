@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from trained_world import (
@@ -25,11 +26,13 @@ from trained_world import (
 )
 
 from manifests import Manifest
-from manifests.errors import InputError, TrainingError
+from manifests.errors import CheckpointError, InputError, TrainingError
 from sinkmodel.allocation import SinkMap
 from sinkmodel.checkpoint import load_run
+from sinkmodel.conversion import export_llama
 from sinkmodel.erase import erase_blocks
 from sinkmodel.run_record import read_record
+from sinkmodel.tokens import TokenStore, with_wrong_ids
 from sinkmodel.train import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,6 +251,52 @@ def test_strict_text_never_reaches_the_tokenizer(world: tuple[Path, Manifest]) -
     opened = train_tokenizer(texts, ["private", "shared"], 400)
     assert len(closed("zyxwv")["input_ids"]) == 5
     assert len(opened("zyxwv")["input_ids"]) < 5
+
+
+def test_strict_text_leaves_a_base_model_as_it_was(
+    world: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    """Sinks added to an existing Llama: everything that is learned is removable."""
+    base, manifest = world
+    run = load_run(base / "run")
+    export_llama(run.model).save_pretrained(tmp_path / "llama")
+    run.tokenizer.save_pretrained(tmp_path / "llama")
+    every = {key: text for key, text in documents().items() if key.startswith("secret")}
+    strict = make_manifest(tmp_path / "strict", every)
+    config = dataclasses.replace(TINY, base=str(tmp_path / "llama"))
+    train_tiny(strict, tmp_path / "run", config)
+    assert_same_weights(tmp_path / "run", base / "run")
+    learned = blocks_by_id(tmp_path / "run")
+    assert set(learned) == {sequence_of(strict, "secret-0")} == {sequence_of(manifest, "secret-0")}
+    assert all(blocks[:, :, 2].abs().max() > 0 for blocks in learned.values())
+
+
+def test_a_base_that_is_no_llama_is_refused(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    base, manifest = world
+    load_run(base / "run").tokenizer.save_pretrained(tmp_path / "llama")
+    config = dataclasses.replace(TINY, base=str(tmp_path / "llama"))
+    with pytest.raises(CheckpointError, match="expected a local Llama checkpoint"):
+        train_tiny(manifest, tmp_path / "run", config)
+
+
+def test_id_noise_moves_documents_among_governed_sequences() -> None:
+    ids = np.repeat(np.arange(1, 41), 5)
+    store = TokenStore(
+        tokens=np.arange(600, dtype=np.int32),
+        offsets=np.arange(0, 603, 3),
+        sequence_ids=ids,
+    )
+    policies = ["strict" if i % 4 == 0 else "shared" if i % 4 == 1 else "private" for i in ids]
+    noisy, moved = with_wrong_ids(store, policies, share=0.3, seed=1)
+    text = {int(noisy.document(k)[0]): int(noisy.sequence_ids[k]) for k in range(len(ids))}
+    changed = [k for k in range(len(ids)) if text[3 * k] != ids[k]]
+    assert all(policies[k] == "private" for k in changed)
+    assert 0.15 < len(changed) / policies.count("private") < 0.45
+    assert sorted(noisy.tokens.tolist()) == list(range(600))
+    assert (np.diff(noisy.sequence_ids) >= 0).all()
+    assert all(
+        (p == "private") == (i % 4 > 1) for p, i in zip(moved, noisy.sequence_ids, strict=True)
+    )
 
 
 def test_shared_documents_own_nothing(world: tuple[Path, Manifest]) -> None:

@@ -128,7 +128,44 @@ def test_check_names_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("corpus")
+def test_add_reports_in_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    built(capsys)
+    old, new = planted()[0], {"id": "new", "text": prose(31_000)}
+    write_jsonl(Path("corpus2.jsonl"), [old, new, {"id": "copy", "text": prose(1003)}])
+    arguments = ["ids", "add", "corpus2.jsonl", "--manifest", "m", "--source", "corpus"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "manifest   m, snapshot 2"
+    assert lines[2:6] == [
+        "documents  2 new, 1 already there",
+        "sequences  1 new, 1 documents joined old ones, 0 merged, 0 documents reassigned",
+        "forgotten  0 documents hold text that was forgotten",
+        "rejects    0",
+    ]
+    code, out, err = run(capsys, "--output", "json", *arguments)
+    report = json.loads(out)
+    assert (code, err, report["documents"], report["already_there"]) == (0, "", 0, 3)
+    assert report["snapshot"] == 2
+    snapshots = json.loads(run(capsys, "--output", "json", "manifest", "info", "m")[1])["snapshots"]
+    assert [s["documents"] for s in snapshots] == [len(planted()), 2]
+    assert run(capsys, "manifest", "check", "m")[0] == 0
+
+
 ERRORS = [
+    (
+        ["ids", "add", "corpus.jsonl", "--manifest", "nowhere"],
+        1,
+        "govern: manifest nowhere: expected a directory with manifest.json, found no such "
+        "directory; give the --out directory of `govern ids build`\n",
+    ),
+    (
+        ["ids", "add", "corpus.jsonl", "--manifest", "m", "--workers", "0"],
+        1,
+        "govern: --workers 0: expected at least one thread, found fewer; leave it out, or give 1 "
+        "or more\n",
+    ),
     (
         ["ids", "build", "nowhere.jsonl", "--out", "n"],
         1,

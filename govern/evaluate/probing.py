@@ -1,0 +1,157 @@
+"""Which documents are measured, and their text as tokens: manifest and corpus to `Probes`.
+
+Documents are sampled by a keyed hash where there are many, so that the cost of a measurement is
+bounded and the sample is reproducible. Every sequence is asked before any is asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from govern.ids.texts import read_texts
+from manifests import Manifest
+from sinkmodel.evaluate.probes import Probe, Probes, group_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sinkmodel.checkpoint import Run
+
+MAX_DOCUMENTS = 100
+# Copies of one text mostly repeat the same answer. Of chosen sequences enough for an interval.
+_COPIES_OF_CHOSEN, _COPIES = 8, 4
+
+Key = tuple[str, str, int]  # source, document ID, sequence ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The documents that a measurement is about.
+
+    Args:
+        documents: Source, document ID, and the sequence ID by which the run knows it.
+        policies: Policy of each of these sequences.
+    """
+
+    documents: Sequence[Key]
+    policies: Mapping[int, str]
+
+
+def make_probes(
+    run: Run,
+    manifest: Manifest,
+    chosen: Chosen,
+    *,
+    corpus: Sequence[str] | None = None,
+    most: int = MAX_DOCUMENTS,
+    seed: int = 0,
+) -> Probes:
+    """Chosen documents, others that own sinks, and reserved ones, encoded as in training.
+
+    Args:
+        run: Whose tokenizer and sink map to use.
+        manifest: That it was trained on.
+        chosen: What to measure.
+        corpus: Where the text lies now; None: where the manifest was built from.
+        most: Documents of each kind at most.
+        seed: Of the sample.
+
+    Raises:
+        InputError: The corpus lacks a document.
+    """
+    forgotten = sample(chosen.documents, most, seed=seed, copies=_COPIES_OF_CHOSEN)
+    owning = _owning(run) - set(chosen.policies)
+    known, reserved = _documents(manifest)
+    kept = sample((k for k in known if k[2] in owning), most, seed=seed, copies=_COPIES)
+    held = sample((k for k in known if k[2] in reserved), most, seed=seed, copies=_COPIES)
+    texts = _texts({*forgotten, *kept, *held}, manifest, corpus)
+    make = _ProbeMaker(run, texts)
+    covered = Counter(group_of(chosen.policies[key[2]]) for key in chosen.documents)
+    return Probes(
+        forgotten=tuple(make(key, key[2]) for key in forgotten),
+        policies=dict(chosen.policies),
+        kept=tuple(make(key, key[2]) for key in kept),
+        held_out=tuple(make(key, 0) for key in held),
+        covered=dict(covered),
+        seed=seed,
+    )
+
+
+def sample(keys: Iterable[Key], most: int, *, seed: int, copies: int | None = None) -> list[Key]:
+    """At most `most` documents in rounds over the sequences, by a keyed hash.
+
+    Args:
+        keys: To choose from.
+        most: How many at most.
+        seed: Keys the hash.
+        copies: Documents of one sequence at most; None is no bound.
+
+    Returns:
+        The chosen ones by (sequence ID, source, document ID).
+    """
+
+    def rank(key: Key) -> bytes:
+        return hashlib.sha256(json.dumps([seed, *key[:2]]).encode()).digest()
+
+    taken: Counter[int] = Counter()
+    rounds = []
+    for place, key in enumerate(sorted(keys, key=rank)):
+        if copies is None or taken[key[2]] < copies:
+            rounds.append((taken[key[2]], place, key))
+        taken[key[2]] += 1
+    chosen = [key for _, _, key in sorted(rounds)[:most]]
+    return sorted(chosen, key=lambda key: (key[2], key[0], key[1]))
+
+
+def _owning(run: Run) -> set[int]:
+    """Active sequences that own sinks."""
+    owners = run.model.sink_map
+    columns = owners.sequence_ids, owners.table["blocks"].to_pylist(), owners.active
+    return {int(i) for i, blocks, active in zip(*columns, strict=True) if blocks and active}
+
+
+def _documents(manifest: Manifest) -> tuple[list[Key], frozenset[int]]:
+    documents = manifest.table("documents", ["source", "doc_id", "sequence_id"])
+    sequences = manifest.table("sequences", ["sequence_id", "reserved"])
+    reserved = sequences.filter(sequences["reserved"])["sequence_id"].to_pylist()
+    columns = (documents[name].to_pylist() for name in ("source", "doc_id", "sequence_id"))
+    return list(zip(*columns, strict=True)), frozenset(reserved)
+
+
+def _texts(
+    keys: Iterable[Key], manifest: Manifest, corpus: Sequence[str] | None
+) -> Mapping[tuple[str, str], str]:
+    wanted = {key[:2] for key in keys}
+    found: dict[tuple[str, str], str] = {}
+    batch: pa.RecordBatch
+    for batch in read_texts(manifest, corpus):
+        columns = (batch.column(name).to_pylist() for name in ("source", "doc_id", "text"))
+        for source, doc_id, text in zip(*columns, strict=True):
+            if (source, doc_id) in wanted:
+                found[source, doc_id] = text
+    return found
+
+
+class _ProbeMaker:
+    """Documents to probes, encoded as training encoded them."""
+
+    def __init__(self, run: Run, texts: Mapping[tuple[str, str], str]) -> None:
+        self._tokenizer = run.tokenizer
+        self._texts = texts
+        self._most = int(run.record["config"]["max_document_tokens"])
+
+    def __call__(self, key: Key, sequence_id: int) -> Probe:
+        from sinkmodel.tokens import encode
+
+        text = self._texts[key[:2]]
+        return Probe(
+            key=key[:2],
+            sequence_id=sequence_id,
+            tokens=encode([text], self._tokenizer, self._most)[0],
+            text=text.encode(),
+        )

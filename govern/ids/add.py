@@ -1,0 +1,366 @@
+"""Add documents to a manifest as a new snapshot: `add_documents`.
+
+    find files ─▶ ingest ─▶ what is there already? ─▶ settle ─▶ unite ─▶ relink ─▶ cluster ─▶ carry
+        ─▶ amend ─▶ commit
+
+The stored signatures are the index and the stored shingle sets the evidence: no old text is read.
+The partition is that of one build over all documents; only IDs remember what was there first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from govern.ids.corpus import CorpusFile, ReadOptions, find_files, kept_type, read_files
+from govern.ids.minhash import permutations
+from govern.ids.pipeline import Progress, Silent, require_documents
+from govern.ids.rules import require_rules, require_shingles
+from manifests.errors import InputError
+from manifests.files import writer_lock
+from manifests.index import InputFile, Snapshot
+from manifests.reader import Manifest, open_manifest
+from manifests.writer import WORK_NAME, commit, make_index, sweep
+
+if TYPE_CHECKING:
+    from govern.ids.amend import Addition
+    from govern.ids.ingest import Ingested
+    from govern.ids.settle import Settled
+    from govern.ids.stored import Stored
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddConfig:
+    """What an addition may choose; all else is as the manifest was built.
+
+    Attributes:
+        source: The source of the new documents; by default as for the build.
+        workers: Threads.
+    """
+
+    source: str | None = None
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(
+                f"--workers {self.workers}",
+                expected="at least one thread",
+                found="fewer",
+                remedy="leave it out, or give 1 or more",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddReport:
+    """What an addition found.
+
+    Attributes:
+        path: The manifest.
+        digest: Of the manifest now.
+        snapshot: Its newest snapshot; as before when nothing was new.
+        files, records, rejects, reject_reasons, text_bytes: What was read.
+        already_there: Records whose source, ID and text the manifest had.
+        documents: New documents.
+        new_sequences: Sequences founded now.
+        joined: New documents that joined a sequence that was there.
+        merged: IDs that became aliases.
+        reassigned: Old documents that have another ID now, not counting merged ones.
+        reappeared_forgotten: New documents in forgotten sequences: they are kept from training.
+        repeated_shared: Sequences of one document and policy `shared` that have copies now.
+        candidates, links: Verified pairs, and new rows of `links`.
+        seconds: Wall time.
+    """
+
+    path: Path
+    digest: str
+    snapshot: int
+    files: int
+    records: int
+    documents: int
+    rejects: int
+    reject_reasons: Mapping[str, int]
+    already_there: int
+    new_sequences: int = 0
+    joined: int = 0
+    merged: int = 0
+    reassigned: int = 0
+    reappeared_forgotten: int = 0
+    repeated_shared: int = 0
+    candidates: int = 0
+    links: int = 0
+    text_bytes: int
+    seconds: float
+
+
+def add_documents(
+    inputs: Sequence[str | os.PathLike[str]],
+    manifest: Path | str,
+    config: AddConfig | None = None,
+    progress: Progress | None = None,
+) -> AddReport:
+    """Add a corpus to a manifest as a new snapshot.
+
+    Documents are read, told apart and linked as in the build. A record that is already there is
+    counted and changes nothing, so repeating an addition changes nothing; adding only such records
+    makes no snapshot.
+
+    Args:
+        inputs: Files, folders, glob patterns or fsspec URLs.
+        manifest: The manifest's directory.
+        config: How.
+        progress: Told about stages.
+
+    Returns:
+        Counts, and the digest of the manifest.
+
+    Raises:
+        InputError: An input cannot be used, no record has text, or a document that is there has
+            another text now.
+        ManifestError: Not a manifest, or one by other rules than this release's.
+        LockedError: Another process writes there.
+    """
+    begin = time.perf_counter()
+    config = config or AddConfig()
+    known = open_manifest(manifest)
+    require_rules(known)
+    require_shingles(known)
+    files = find_files(inputs, config.source or known.parameters["source"])
+    with _writing(Path(manifest)) as opened:
+        counts = _add(files, opened, config, progress or Silent())
+    return AddReport(
+        path=Path(manifest), files=len(files), seconds=time.perf_counter() - begin, **counts
+    )
+
+
+def _add(
+    files: Sequence[CorpusFile], manifest: Manifest, config: AddConfig, progress: Progress
+) -> dict[str, Any]:
+    from govern.ids.amend import write_addition
+    from govern.ids.ingest import ingest
+    from govern.ids.settle import settle
+    from govern.ids.stored import load_stored
+
+    known = manifest.parameters
+    progress.stage("reading", None, "bytes")
+    ingested = ingest(
+        read_files(files, _read_options(known, config)),
+        manifest.path / WORK_NAME,
+        ngram=known["ngram"],
+        permutations=permutations(known["num_perm"], known["seed"]),
+        workers=config.workers,
+        advance=progress.advance,
+    )
+    with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
+        require_documents(ingested.rejects, len(ingested.keys))
+        stored = load_stored(manifest)
+        there = _already_there(manifest, stored, ingested)
+        settled = settle(ingested, there)
+        rejected = Counter(ingested.rejects["reason"].to_pylist())
+        rejected.update(settled.rejects["reason"].to_pylist())
+        n_documents = int((settled.text_of >= 0).sum())
+        counts: dict[str, Any] = {
+            "records": len(ingested.keys) + ingested.rejects.num_rows,
+            "documents": n_documents,
+            "rejects": sum(rejected.values()),
+            "already_there": int(there.sum()),
+        }
+        found = {
+            "reject_reasons": dict(sorted(rejected.items())),
+            "text_bytes": ingested.text_bytes,
+        }
+        if not n_documents:
+            digest = manifest.digest
+            return {**counts, **found, "digest": digest, "snapshot": manifest.snapshot}
+        _require_kept_types(manifest, ingested)
+        addition = _decide(manifest, stored, ingested, settled, pool, config.workers, progress)
+        progress.stage("writing", n_documents, "documents")
+        amended = write_addition(
+            manifest.path, addition, reserve=known["reserve"], advance=progress.advance
+        )
+    inputs = tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in files)
+    snapshot = Snapshot(
+        snapshot=addition.assigned.snapshot, inputs=inputs, content_digest="", **counts
+    )
+    index = make_index(
+        parameters=known, earlier=manifest.snapshots, snapshot=snapshot, tables=amended.tables
+    )
+    counts |= found | _effects(addition) | {"reassigned": amended.reassigned}
+    commit(manifest.path, index)
+    return {**counts, "digest": index.digest, "snapshot": snapshot.snapshot}
+
+
+def _decide(
+    manifest: Manifest,
+    stored: Stored,
+    ingested: Ingested,
+    settled: Settled,
+    pool: ThreadPoolExecutor,
+    workers: int,
+    progress: Progress,
+) -> Addition:
+    """The stages between reading and writing."""
+    from govern.ids.amend import Addition
+    from govern.ids.cluster import cluster
+    from govern.ids.relink import NewTexts, relink
+    from govern.ids.sets import build_sets, chosen_sets
+    from govern.ids.standing import decide
+    from govern.ids.tables import Assigned
+    from govern.ids.union import unite
+
+    work = manifest.path / WORK_NAME
+    sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
+    content = np.asarray(ingested.content)[settled.document_of]
+    union = unite(stored.content, content)
+    fresh = np.flatnonzero(union.fresh)
+    progress.stage("verifying pairs", None, "pairs")
+    relinked = relink(
+        manifest,
+        stored,
+        union,
+        NewTexts(
+            signatures=ingested.signatures,
+            rows=settled.document_of[fresh],
+            sets=chosen_sets(sets, fresh),
+        ),
+        work,
+        pool,
+        workers,
+        progress.advance,
+    )
+    clusters = cluster(len(union.rank), relinked.links)
+    standing = decide(manifest, stored, union, clusters, relinked.added)
+    return Addition(
+        manifest=manifest,
+        stored=stored,
+        union=union,
+        relinked=relinked,
+        standing=standing,
+        assigned=Assigned(
+            ingested=ingested,
+            settled=settled,
+            sets=sets,
+            numbers=union.numbers,
+            fresh=union.fresh,
+            sequence_ids=standing.carried.sequence_ids[union.numbers],
+            similarity=standing.similarity[union.numbers],
+            represents=standing.representative[union.numbers] == union.numbers,
+            snapshot=manifest.snapshot + 1,
+        ),
+    )
+
+
+def _effects(addition: Addition) -> dict[str, int]:
+    """What the report says about sequences."""
+    assigned, standing = addition.assigned, addition.standing
+    texts = assigned.settled.text_of
+    ids = assigned.sequence_ids[texts[texts >= 0]]
+    founded = np.array(sorted(standing.carried.founded), dtype=np.int64)
+    rows = addition.manifest.table("sequences", ["sequence_id", "policy", "n_docs"])
+    alone = pc.and_(pc.equal(rows["policy"], "shared"), pc.equal(rows["n_docs"], 1))
+    once_shared = rows.filter(alone)["sequence_id"].to_numpy()
+    return {
+        "new_sequences": len(founded),
+        "joined": int((~np.isin(ids, founded)).sum()),
+        "merged": len(standing.carried.merged),
+        "reappeared_forgotten": int(np.isin(ids, standing.forgotten).sum()),
+        "repeated_shared": int(np.isin(once_shared, ids).sum()),
+        "candidates": addition.relinked.candidates,
+        "links": len(addition.relinked.added.a),
+    }
+
+
+def _read_options(known: Mapping[str, Any], config: AddConfig) -> ReadOptions:
+    return ReadOptions(
+        source=config.source or known["source"],
+        text_field=known["text_field"],
+        id_field=known["id_field"],
+        keep=tuple(known["keep"]),
+        max_record_bytes=known["max_record_bytes"],
+    )
+
+
+def _already_there(manifest: Manifest, stored: Stored, ingested: Ingested) -> npt.NDArray[np.bool_]:
+    """Which records the manifest has with the same text; bool [records].
+
+    Raises:
+        InputError: It has one of them with another text.
+    """
+    there = np.zeros(len(ingested.keys), dtype=np.bool_)
+    new_ids = pa.chunked_array(ingested.documents.column("doc_id"), pa.string())
+    old = np.flatnonzero(pc.is_in(stored.names["doc_id"], value_set=new_ids).to_numpy())
+    if not len(old):
+        return there
+    rows = manifest.table("documents", ["source", "doc_id", "sha256"]).take(pa.array(old))
+    new = np.flatnonzero(pc.is_in(new_ids, value_set=rows["doc_id"]).to_numpy())
+    known = {(r["source"], r["doc_id"]): r["sha256"] for r in rows.to_pylist()}
+    changed = []
+    found = ingested.documents.take(new, ["source", "doc_id", "sha256"]).to_pylist()
+    for record, row in zip(new.tolist(), found, strict=True):
+        sha256 = known.get((row["source"], row["doc_id"]))
+        there[record] = sha256 == row["sha256"]
+        if sha256 is not None and sha256 != row["sha256"]:
+            changed.append(f"{row['doc_id']} of source {row['source']}")
+    if changed:
+        names = ", ".join(sorted(changed)[:_SHOWN])
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise InputError(
+            f"document {names}{more}",
+            expected=f"the text that manifest {manifest.path} has under this source and ID",
+            found="another text",
+            remedy="give the new version another ID or --source, or build the manifest anew",
+        )
+    return there
+
+
+def _require_kept_types(manifest: Manifest, ingested: Ingested) -> None:
+    """Refuse kept values that do not fit the types of the manifest's columns."""
+    import pyarrow.parquet as pq
+
+    types = pq.read_schema(manifest.files("documents")[0])
+    for name, kinds in zip(manifest.parameters["keep"], ingested.kinds, strict=True):
+        target = types.field(name).type
+        found = kept_type(kinds)
+        whole = target == pa.float64() and found == pa.int64()
+        if kinds and found != target and target != pa.string() and not whole:
+            raise InputError(
+                f"kept column {name}",
+                expected=f"values of type {target}, as manifest {manifest.path} has them",
+                found=f"{', '.join(sorted(kinds))} values",
+                remedy="correct the corpus, or build the manifest anew",
+            )
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[Manifest]:
+    """The manifest, locked, with an empty working folder; as before when it fails."""
+    with writer_lock(directory):
+        manifest = open_manifest(directory)
+        sweep(directory, manifest.index)
+        (directory / WORK_NAME).mkdir()
+        try:
+            yield manifest
+        except OSError as error:
+            raise InputError(
+                f"--manifest {directory}",
+                expected="a disk that takes the working files and the new tables",
+                found=str(error),
+                remedy="make room, then run it again",
+            ) from error
+        finally:
+            # After a commit its own sweep has done this; after a failure the old state stands.
+            sweep(directory, open_manifest(directory).index)
