@@ -288,7 +288,10 @@ def _to_json(value: Any) -> Any:
 
 def _object_schema(record: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
     names, omitted = _json_names(record), _omitted(record)
+    # A record of nothing but such fields is a choice: it holds exactly one of them.
+    choice = {"minProperties": 1, "maxProperties": 1} if omitted == names.keys() else {}
     return {
+        **choice,
         "description": (record.__doc__ or "").strip().splitlines()[0],
         "type": "object",
         "additionalProperties": False,
