@@ -154,9 +154,17 @@ def commit(directory: Path, index: Index) -> None:
     sweep(directory, index)
 
 
+def is_torn_index(name: str) -> bool:
+    """Whether a file is a `manifest.json` whose writing was killed (see `files.atomic_write`)."""
+    return name.startswith(f".{INDEX_NAME}.") and name.endswith(".tmp")
+
+
 def sweep(directory: Path, index: Index | None) -> None:
     """Remove what no `manifest.json` names: files of an interrupted run, or of the state before."""
     shutil.rmtree(directory / WORK_NAME, ignore_errors=True)
+    for path in directory.iterdir():
+        if is_torn_index(path.name):
+            path.unlink()
     named = {entry.path for entries in index.tables.values() for entry in entries} if index else ()
     for table in TABLES:
         for path in (directory / table).glob("*.parquet"):

@@ -28,6 +28,7 @@ _COMMANDS = {
     "train": ("govern.cli.train", "train", "Train a sink model on a manifest and its corpus."),
     "generate": ("govern.cli.model", "generate", "Continue a prompt with a trained run."),
     "export": ("govern.cli.model", "export", "Write the shared model as a plain Llama checkpoint."),
+    "evaluate": ("govern.cli.evaluate", "evaluate", "Measure what a run remembers of documents."),
     "forget": ("govern.cli.forget", "forget", "Zero the sinks of chosen documents and prove it."),
     "audit": ("govern.cli.audit", "audit", "Keys, verification and rendering of audit reports."),
 }

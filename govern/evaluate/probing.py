@@ -11,10 +11,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from govern.ids.texts import read_texts
 from manifests import Manifest
+from manifests.errors import CheckpointError
 from sinkmodel.evaluate.probes import Probe, Probes, group_of
 
 if TYPE_CHECKING:
@@ -80,6 +82,25 @@ def make_probes(
         covered=dict(covered),
         seed=seed,
     )
+
+
+def load_reference(path: Path, run: Run) -> Run:
+    """A run of the same recipe that never saw the chosen documents.
+
+    Raises:
+        CheckpointError: Not a run, or one whose losses cannot be compared.
+    """
+    from sinkmodel.checkpoint import load_run
+
+    reference = load_run(path)
+    if reference.tokenizer.get_vocab() != run.tokenizer.get_vocab():
+        raise CheckpointError(
+            f"reference run {path}",
+            expected="the tokenizer of the run",
+            found="another vocabulary, under which losses cannot be compared",
+            remedy="train the reference with --set tokenizer=RUN",
+        )
+    return reference
 
 
 def sample(keys: Iterable[Key], most: int, *, seed: int, copies: int | None = None) -> list[Key]:

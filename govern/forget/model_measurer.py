@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from govern.audit.statement import MetricRow, Threshold
-from govern.evaluate.probing import Chosen, make_probes
+from govern.evaluate.probing import Chosen, load_reference, make_probes
 from govern.forget.measuring import DocumentChange, Measurements, MeasureRequest
-from manifests.errors import CheckpointError
 from sinkmodel.evaluate.probes import group_of
 
 if TYPE_CHECKING:
@@ -88,17 +87,18 @@ class ModelMeasurer:
         """Measure the run as it is, with its controls; see `Measurer`."""
         from sinkmodel.checkpoint import load_run
         from sinkmodel.evaluate.archive import pack
-        from sinkmodel.evaluate.measure import measure_before
+        from sinkmodel.evaluate.measure import Subject, measure_before
+        from sinkmodel.evaluate.scorer import Scorer
 
         loaded = load_run(run)
         probes = self._probes(loaded, request)
-        reference = self._reference(loaded)
+        reference = None if self.reference is None else load_reference(self.reference, loaded)
         return pack(
             measure_before(
-                loaded.model,
+                Subject(model=loaded.model),
                 probes,
-                context_length=loaded.context_length,
-                reference=None if reference is None else reference.model,
+                Scorer(context_length=loaded.context_length),
+                reference=None if reference is None else Subject(model=reference.model),
             )
         )
 
@@ -107,15 +107,16 @@ class ModelMeasurer:
         from govern.evaluate.neighbours import nearest_kept
         from sinkmodel.checkpoint import load_run
         from sinkmodel.evaluate.archive import unpack
-        from sinkmodel.evaluate.measure import measure_after
+        from sinkmodel.evaluate.measure import Subject, measure_after
+        from sinkmodel.evaluate.scorer import Scorer
 
         loaded = load_run(run, settled=False)
         probes = self._probes(loaded, request)
         measured = measure_after(
-            loaded.model,
+            Subject(model=loaded.model),
             probes,
             unpack(before),
-            context_length=loaded.context_length,
+            Scorer(context_length=loaded.context_length),
             nearest=nearest_kept(loaded, probes.forgotten, request.policies.keys()),
         )
         # What is not finite is named in `metrics_not_measured`; a statement holds numbers only.
@@ -140,21 +141,6 @@ class ModelMeasurer:
         )
 
     # --- what is measured ------------------------------------------------------------------------
-
-    def _reference(self, run: Run) -> Run | None:
-        if self.reference is None:
-            return None
-        from sinkmodel.checkpoint import load_run
-
-        reference = load_run(self.reference)
-        if reference.tokenizer.get_vocab() != run.tokenizer.get_vocab():
-            raise CheckpointError(
-                f"reference run {self.reference}",
-                expected="the tokenizer of the run",
-                found="another vocabulary, under which losses cannot be compared",
-                remedy="train the reference with --set tokenizer=RUN",
-            )
-        return reference
 
     def _probes(self, run: Run, request: MeasureRequest) -> Probes:
         chosen = Chosen(documents=request.forgotten, policies=request.policies)

@@ -29,8 +29,9 @@ from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
 from manifests.errors import InputError
 from manifests.files import writer_lock
 from manifests.index import INDEX_NAME, InputFile, Snapshot
+from manifests.reader import open_manifest
 from manifests.schema import TABLES
-from manifests.writer import WORK_NAME, commit, make_index, sweep
+from manifests.writer import WORK_NAME, commit, is_torn_index, make_index, sweep
 
 if TYPE_CHECKING:
     from govern.ids.ingest import Ingested
@@ -321,6 +322,10 @@ def require_documents(rejects: pa.Table, n_documents: int) -> None:
 def _output(directory: Path) -> Iterator[Path]:
     """The manifest's directory, locked, with an empty working folder; as before when it fails."""
     made = not directory.exists()
+    if (directory / INDEX_NAME).exists() and (directory / WORK_NAME).exists():
+        # A build that was killed after its commit: the manifest is whole, the litter is not its.
+        with writer_lock(directory):
+            sweep(directory, open_manifest(directory).index)
     _require_free(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with writer_lock(directory):
@@ -349,6 +354,9 @@ def _undo(directory: Path, made: bool) -> None:
         return
     for name in _OURS:
         shutil.rmtree(directory / name, ignore_errors=True)
+    for path in directory.iterdir():
+        if is_torn_index(path.name):
+            path.unlink()
     (directory / ".lock").unlink()
     if made:
         directory.rmdir()
@@ -359,7 +367,7 @@ def _require_free(directory: Path) -> None:
     if not directory.exists():
         return
     found = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else ["a file"]
-    foreign = [name for name in found if name not in _OURS]
+    foreign = [name for name in found if name not in _OURS and not is_torn_index(name)]
     if foreign:
         has_manifest = INDEX_NAME in foreign
         raise InputError(

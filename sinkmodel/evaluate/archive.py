@@ -57,6 +57,20 @@ def unpack(data: bytes) -> Before:
         ) from error
 
 
+def pack_scored(scored: Scored) -> bytes:
+    """One probe set under one routing as an archive; `unpack_scored` gives an equal one."""
+    buffer = io.BytesIO()
+    arrays = {f"scored.{name}": array for name, array in _arrays(scored).items()}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack_scored(data: bytes) -> Scored:
+    """What `pack_scored` wrote."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return _scored(dict(archive), "scored")
+
+
 def _arrays(scored: Scored) -> dict[str, npt.NDArray[Any]]:
     lengths = [len(score.losses) for score in scored.scores]
     tokens = {

@@ -16,11 +16,10 @@ Controls:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sinkmodel.evaluate.controls import other_sequences, reactivated, zeroed
-from sinkmodel.evaluate.generation import recite
 from sinkmodel.evaluate.probes import Probe, Probes
 from sinkmodel.evaluate.rows import (
     Before,
@@ -32,10 +31,32 @@ from sinkmodel.evaluate.rows import (
     membership_rows,
     settled_rows,
 )
-from sinkmodel.evaluate.scores import no_sinks, own_sinks, score
+from sinkmodel.evaluate.scorer import Scorer
+from sinkmodel.evaluate.scores import no_sinks, own_sinks
 from sinkmodel.modeling_sink import SinkForCausalLM
 
-PREFIX = LENGTH = 50  # the 50/50 extraction of arXiv 2202.07646
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to measure, and the name of its weights.
+
+    Args:
+        model: In eval mode.
+        checkpoint: Digest of what its weights are; "" where nothing may be kept of the scores.
+    """
+
+    model: SinkForCausalLM
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """What was scored after the erase; `routed` is None where no index says where to look."""
+
+    own: Scored
+    kept: Scored
+    held_out: Scored
+    routed: Scored | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,55 +67,65 @@ class Measurement:
         rows: Every metric by group and phase.
         documents: For each forgotten probe: loss before, after, and on the reference run.
         kept: For each kept probe: change of its loss.
+        after: The scores behind them.
     """
 
     rows: tuple[Measured, ...]
     documents: tuple[tuple[Probe, float, float, float | None], ...]
     kept: tuple[tuple[Probe, float], ...]
+    after: After
 
 
 def measure_before(
-    model: SinkForCausalLM,
-    probes: Probes,
-    *,
-    context_length: int,
-    reference: SinkForCausalLM | None = None,
+    subject: Subject, probes: Probes, scorer: Scorer, *, reference: Subject | None = None
 ) -> Before:
     """Measure the run before the erase, and its controls.
 
     Args:
-        model: The run to forget from.
+        subject: The run to forget from.
         probes: What to measure.
-        context_length: Tokens a row had in training.
+        scorer: Scores it.
         reference: A run of the same recipe that never saw the forgotten documents, if there is one.
     """
-
-    def scored(
-        which: SinkForCausalLM, some: Sequence[Probe], route: Callable[[Probe], int]
-    ) -> Scored:
-        return _scored(which, some, route, context_length)
-
+    model, name = subject.model, subject.checkpoint
     others = other_sequences(model.sink_map, set(probes.policies), probes.seed)
     wrong = dict(zip(sorted(probes.policies), others, strict=False)) if others else {}
-    with zeroed(model, others[: len(probes.policies)]):
-        placebo = scored(model, probes.forgotten, own_sinks)
+    placebo_ids = others[: len(probes.policies)]
+    erased = f"{name} without {placebo_ids}" if name else ""
+    with zeroed(model, placebo_ids):
+        placebo = scorer("placebo", model, probes.forgotten, own_sinks, checkpoint=erased)
     return Before(
-        own=scored(model, probes.forgotten, own_sinks),
-        backbone=scored(model, probes.forgotten, no_sinks),
+        own=scorer("own sinks", model, probes.forgotten, own_sinks, checkpoint=name),
+        backbone=scorer("sinks off", model, probes.forgotten, no_sinks, checkpoint=name),
         placebo=placebo,
-        wrong=scored(model, probes.forgotten, lambda p: wrong.get(p.sequence_id, 0)),
-        kept=scored(model, probes.kept, own_sinks),
-        held_out=scored(model, probes.held_out, no_sinks),
-        reference=None if reference is None else scored(reference, probes.forgotten, no_sinks),
+        wrong=scorer(
+            "wrong sinks",
+            model,
+            probes.forgotten,
+            lambda p: wrong.get(p.sequence_id, 0),
+            checkpoint=name,
+            recites=False,
+        ),
+        kept=scorer("kept", model, probes.kept, own_sinks, checkpoint=name),
+        held_out=scorer("reserved", model, probes.held_out, no_sinks, checkpoint=name),
+        reference=None
+        if reference is None
+        else scorer(
+            "reference",
+            reference.model,
+            probes.forgotten,
+            no_sinks,
+            checkpoint=reference.checkpoint,
+        ),
     )
 
 
 def measure_after(
-    model: SinkForCausalLM,
+    subject: Subject,
     probes: Probes,
     before: Before,
+    scorer: Scorer,
     *,
-    context_length: int,
     nearest: Mapping[int, int] | None = None,
 ) -> Measurement:
     """Measure the erased run and set it beside what was before.
@@ -103,63 +134,54 @@ def measure_after(
     could do the same.
 
     Args:
-        model: The erased run.
+        subject: The erased run.
         probes: As given to `measure_before`.
         before: What that returned.
-        context_length: Tokens a row had in training.
+        scorer: Scores it.
         nearest: Forgotten sequence -> the kept one that resembles it most, 0 if none does; None
             where the run has no index to look in.
     """
-    with reactivated(model, probes.policies):
-        after = _scored(model, probes.forgotten, own_sinks, context_length)
-    kept = _scored(model, probes.kept, own_sinks, context_length)
-    held_out = _scored(model, probes.held_out, no_sinks, context_length)
-    routed = None
-    if nearest is not None:
-        routed = _scored(
-            model, probes.forgotten, lambda p: nearest[p.sequence_id], context_length, recites=False
-        )
+    after = _score_after(subject, probes, scorer, nearest)
     rows = settled_rows(
         [
-            *forgotten_rows(probes, before, after, routed),
+            *forgotten_rows(probes, before, after.own, after.routed),
             *interval_rows(probes, reference=before.reference is not None),
-            *membership_rows(probes, after, held_out),
-            *kept_rows(probes, before, kept, held_out),
+            *membership_rows(probes, after.own, after.held_out),
+            *kept_rows(probes, before, after.kept, after.held_out),
         ],
         probes,
     )
     reference = before.reference
     references = reference.losses() if reference else [None] * len(probes.forgotten)
+    losses = before.own.losses(), after.own.losses(), references
+    kept = zip(probes.kept, before.kept.losses(), after.kept.losses(), strict=True)
     return Measurement(
         rows=tuple(rows),
-        documents=tuple(
-            zip(probes.forgotten, before.own.losses(), after.losses(), references, strict=True)
-        ),
-        kept=tuple(
-            (probe, new - old)
-            for probe, old, new in zip(
-                probes.kept, before.kept.losses(), kept.losses(), strict=True
-            )
-        ),
+        documents=tuple(zip(probes.forgotten, *losses, strict=True)),
+        kept=tuple((probe, new - old) for probe, old, new in kept),
+        after=after,
     )
 
 
-def _scored(
-    model: SinkForCausalLM,
-    probes: Sequence[Probe],
-    route: Callable[[Probe], int],
-    context_length: int,
-    *,
-    recites: bool = True,
-) -> Scored:
-    scores = score(model, probes, context_length=context_length, route=route)
-    if not recites:
-        return Scored(scores=tuple(scores))
-    recitals = recite(
-        model,
-        [probe.tokens for probe in probes],
-        [route(probe) for probe in probes],
-        prefix=PREFIX,
-        length=LENGTH,
+def _score_after(
+    subject: Subject, probes: Probes, scorer: Scorer, nearest: Mapping[int, int] | None
+) -> After:
+    model, name = subject.model, subject.checkpoint
+    with reactivated(model, probes.policies):
+        own = scorer("after: own sinks", model, probes.forgotten, own_sinks, checkpoint=name)
+    routed = None
+    if nearest is not None:
+        routed = scorer(
+            "after: nearest kept",
+            model,
+            probes.forgotten,
+            lambda p: nearest[p.sequence_id],
+            checkpoint=name,
+            recites=False,
+        )
+    return After(
+        own=own,
+        kept=scorer("after: kept", model, probes.kept, own_sinks, checkpoint=name),
+        held_out=scorer("after: reserved", model, probes.held_out, no_sinks, checkpoint=name),
+        routed=routed,
     )
-    return Scored(scores=tuple(scores), recitals=tuple(recitals))

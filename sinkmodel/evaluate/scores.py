@@ -15,6 +15,8 @@ from sinkmodel.evaluate.metrics import Bools, Floats
 from sinkmodel.evaluate.probes import Probe, Tokens
 from sinkmodel.modeling_sink import SinkForCausalLM
 
+_LOGIT_BYTES = 1 << 27
+
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentScore:
@@ -55,7 +57,7 @@ def score(
     *,
     context_length: int,
     route: Callable[[Probe], int] = own_sinks,
-    batch_rows: int = 16,
+    batch_rows: int | None = None,
 ) -> list[DocumentScore]:
     """Score every document, cut into chunks of `context_length` as in training.
 
@@ -67,9 +69,12 @@ def score(
         probes: Documents of two or more tokens.
         context_length: Tokens a chunk.
         route: Sequence ID whose sinks are on for a document; 0 is off.
-        batch_rows: Rows at a time.
+        batch_rows: Rows at a time; None: as many as keep the logits below 128 MiB, 16 at most.
     """
     model.eval()
+    if batch_rows is None:
+        row = 4 * context_length * int(model.config.vocab_size)  # float32 logits of one row
+        batch_rows = max(1, min(16, _LOGIT_BYTES // row))
     parts: list[list[DocumentScore]] = [[] for _ in probes]
     for batch in _batches(probes, context_length, batch_rows):
         ids = [route(probes[index]) for index, _ in batch]

@@ -321,6 +321,7 @@ def test_remains_of_a_killed_addition_are_swept(tmp_path: Path) -> None:
     (tmp_path / "n" / ".work").mkdir()
     (tmp_path / "n" / ".work" / "hashes.u64").write_bytes(b"x" * 99)
     (tmp_path / "n" / "documents" / "0123456789abcdef.parquet").write_bytes(b"torn")
+    (tmp_path / "n" / ".manifest.json.x1y2.tmp").write_bytes(b"torn")
     more = write_jsonl(tmp_path / "more.jsonl", records[40:])
     for name in ("m", "n"):
         add_documents([more], tmp_path / name)

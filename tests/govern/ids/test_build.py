@@ -312,6 +312,7 @@ def test_remains_of_a_killed_build_are_swept(tmp_path: Path) -> None:
     (remains / ".work" / "hashes.u64").write_bytes(b"x" * 99)
     (remains / "documents").mkdir()
     (remains / "documents" / "0123456789abcdef.parquet").write_bytes(b"torn")
+    (remains / ".manifest.json.x1y2.tmp").write_bytes(b"torn")
     build(corpus, remains)
     assert tree_bytes(tmp_path / "m") == tree_bytes(remains)
 

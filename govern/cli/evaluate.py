@@ -1,0 +1,100 @@
+"""`govern evaluate`: what a run remembers of chosen documents, and what forgetting would leave."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from govern.cli.render import Settings, emit, note, progress_bar
+
+
+@click.command(
+    epilog="Example: govern evaluate run --manifest manifest "
+    "--where \"policy = 'private'\" --out evaluation"
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Manifest that RUN was trained on.",
+)
+@click.option("--where", metavar="SQL", help="Documents to measure; default: all that own sinks.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Directory for the results."
+)
+@click.option(
+    "--corpus",
+    multiple=True,
+    metavar="INPUT",
+    help="Where the text lies now; default: the inputs that the manifest was built from.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="A run of the same recipe that never saw the chosen documents; default: measure against "
+    "reserved documents.",
+)
+@click.option(
+    "--documents",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Documents of each kind at most.",
+)
+@click.pass_obj
+def evaluate(
+    settings: Settings,
+    run: Path,
+    manifest: Path,
+    where: str | None,
+    out: Path,
+    corpus: tuple[str, ...],
+    reference: Path | None,
+    documents: int,
+) -> None:
+    """Measure what RUN remembers of documents, with every control, and write one page.
+
+    Forgetting is simulated in memory; nothing is written to RUN. Scores are kept in --out, so
+    that the same question asked again is answered at once.
+    """
+    from govern.evaluate.evaluating import STEPS, EvaluateRequest
+    from govern.evaluate.evaluating import evaluate as measure
+    from govern.evaluate.page import findings
+    from govern.evaluate.writing import claim, write_evaluation
+    from manifests import open_manifest
+
+    if settings.quiet or not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    request = EvaluateRequest(
+        run=run,
+        manifest=manifest,
+        where=where,
+        corpus=corpus,
+        reference=reference,
+        most=documents,
+    )
+    cache = claim(out, run)
+    note(settings, f"measuring {run} into {out}")
+    with progress_bar(settings, "measuring") as bar:
+        done = iter(range(1, STEPS + 1))
+
+        def report(step: str) -> None:
+            if bar is not None:
+                bar.update(next(done), STEPS - (reference is None), step)
+
+        evaluation = measure(request, cache=cache, report=report)
+    files = write_evaluation(evaluation, open_manifest(manifest), out)
+    lines = findings(evaluation)
+    result = {
+        "out": str(out),
+        "page": str(files["EVALUATION.html"]),
+        "chosen": dict(evaluation.chosen),
+        "metrics": evaluation.metrics.to_pylist(),
+        "findings": lines,
+    }
+    emit(settings, result, lambda: "\n".join([*lines, "", f"{files['EVALUATION.html']}"]))

@@ -1,0 +1,132 @@
+"""`govern evaluate` on a tiny trained run: figures, files, cache, refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from evaluate_world import EvaluateWorld
+
+from govern.cli import cli
+from govern.evaluate.charts import extracted_share, extraction_chart
+from manifests.errors import InputError, SelectionError
+from manifests.files import sha256_file
+
+WHERE = "doc_id LIKE 'strict-%'"
+
+
+def govern(*arguments: object) -> Result:
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run_evaluate(world: EvaluateWorld, out: Path, *more: object) -> dict[str, object]:
+    result = govern(
+        *("--quiet", "--output", "json", "evaluate", world.run),
+        *("--manifest", world.base / "manifest", "--out", out, *more),
+    )
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture(scope="session")
+def evaluated(world: EvaluateWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    run_evaluate(world, out, "--where", WHERE, "--reference", world.reference)
+    return out
+
+
+def test_the_figures_are_those_of_a_text_known_by_heart(evaluated: Path) -> None:
+    rows = pq.read_table(evaluated / "metrics.parquet").to_pylist()
+    value = {(r["metric"], r["group"], r["phase"]): r for r in rows}
+    assert value["exact_memorization", "chosen:strict", "before"]["value"] > 0.95
+    assert value["exact_memorization", "chosen:strict", "erased"]["value"] < 0.2
+    assert value["loss_gap_closed", "chosen:strict", "erased"]["value"] > 0.9
+    assert value["identical_losses", "kept", "erased"]["value"] == 1.0
+    assert value["placebo_share", "chosen:strict", "erased"]["value"] == 0.0
+    # An attacker tells the run's own texts from reserved ones, and no longer once they are erased.
+    assert value["membership_auc_loss", "chosen", "before"]["value"] == 1.0
+    assert value["membership_auc_loss", "chosen", "erased"]["value"] < 0.95
+    loss = value["loss", "chosen:strict", "before"]
+    assert loss["n"] == 5
+    assert loss["low"] <= loss["value"] <= loss["high"]
+    documents = pq.read_table(evaluated / "documents.parquet").to_pylist()
+    mine = [d["loss"] for d in documents if (d["group"], d["phase"]) == ("chosen", "before")]
+    assert loss["value"] == pytest.approx(sum(mine) / len(mine))
+    assert {d["phase"] for d in documents if d["group"] == "chosen"} == {
+        *("before", "erased", "backbone", "placebo", "wrong", "routed", "reference")
+    }
+
+
+def test_the_page_loads_nothing_and_shows_its_charts(evaluated: Path) -> None:
+    page = (evaluated / "EVALUATION.html").read_text()
+    assert not re.findall(r"<script|src=|href=|@import|url\(", page)
+    assert page.count("<svg") == 3
+    assert "Extraction curves" in page
+    assert "strict-0" in page
+    summary = (evaluated / "summary.md").read_text()
+    assert "| loss_gap_closed | chosen:strict | erased | 5 |" in summary
+    card = (evaluated / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "| strict | 5 |" in card
+    assert str(evaluated) not in page + summary + card
+
+
+def test_asked_again_it_answers_from_its_cache(
+    world: EvaluateWorld, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (evaluated / "metrics.parquet").read_bytes()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr("sinkmodel.evaluate.scorer.score", never)
+    monkeypatch.setattr("sinkmodel.evaluate.scorer.recite", never)
+    run_evaluate(world, evaluated, "--where", WHERE, "--reference", world.reference)
+    assert (evaluated / "metrics.parquet").read_bytes() == before
+    # Other documents are another question.
+    with pytest.raises(AssertionError, match="scored again"):
+        run_evaluate(world, evaluated, "--where", "doc_id = 'strict-0'")
+
+
+def test_the_run_is_left_alone(world: EvaluateWorld, tmp_path: Path) -> None:
+    before = {p.name: sha256_file(p) for p in world.run.iterdir() if p.is_file()}
+    found = run_evaluate(world, tmp_path / "out", "--where", "doc_id = 'strict-0'")
+    assert found["chosen"] == {"matched": 1, "trained": 1, "measured": 1}
+    assert {p.name: sha256_file(p) for p in world.run.iterdir() if p.is_file()} == before
+
+
+def test_what_cannot_be_evaluated_is_refused(world: EvaluateWorld, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "diary.txt").write_text("dear")
+    with pytest.raises(InputError, match="found other files; choose another name with --out"):
+        run_evaluate(world, mine)
+    with pytest.raises(InputError, match="one inside the run"):
+        run_evaluate(world, world.run / "evaluation")
+    with pytest.raises(SelectionError, match="found none among 0 that match"):
+        run_evaluate(world, tmp_path / "out", "--where", "doc_id = 'nobody'")
+    with pytest.raises(SelectionError, match="expected some that the run was trained on"):
+        run_evaluate(world, tmp_path / "out", "--where", "reserved")
+    assert "Example: govern evaluate" in govern("evaluate", "--help").stdout
+
+
+def test_extraction_curve_by_hand() -> None:
+    # Known by heart, known after half, and never known (floor 1/4): needs of 0, 1/2 and 3/4.
+    strengths = [1.0, 0.5, 0.25]
+    assert [extracted_share(strengths, p) for p in (0.0, 0.49, 0.5, 0.75)] == pytest.approx(
+        [1 / 3, 1 / 3, 2 / 3, 1.0]
+    )
+    chart = extraction_chart({"before": strengths, "reference": []})
+    assert chart is not None
+    (curve,) = chart.curves
+    assert curve.spoken == "before: 67% of 3 documents are recited after half of them"
+    first = curve.points.split()[0]
+    assert first == f"{chart.left:.2f},{chart.base - (chart.base - chart.top) / 3:.2f}"
+    assert extraction_chart({"before": []}) is None
