@@ -11,4 +11,6 @@ measure      the default measurement: before, after, and the controls
 comparisons  phases set against one another: what thresholds are about
 rows         all of it as rows; what could not be measured among them
 archive      scores as bytes
+attacks      weights quantised or pruned, sampling, relearning
+unlearning_scores  truth ratio, forget quality, PrivLeak
 """

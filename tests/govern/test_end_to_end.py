@@ -20,8 +20,8 @@ Govern = Callable[..., tuple[int, str, str]]
 
 def changed_fields() -> list[str]:
     """TINY as `--set` options over the demo recipe."""
-    fields = dataclasses.fields(TINY)
-    return [f"--set={f.name}={getattr(TINY, f.name)}" for f in fields if f.name != "tokenizer"]
+    values = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
+    return [f"--set={name}={value}" for name, value in values.items() if value is not None]
 
 
 @pytest.fixture

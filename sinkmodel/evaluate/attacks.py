@@ -1,0 +1,157 @@
+"""Attacks on an erased model: its weights changed, its sampling, and training it again.
+
+Each answers "how much comes back under X at budget B". Weights are changed in memory and put back,
+or on a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from sinkmodel.evaluate.metrics import verbatim_tokens
+from sinkmodel.evaluate.probes import Probe
+from sinkmodel.lazy_adam import BlockAdam
+from sinkmodel.modeling_sink import SinkForCausalLM
+
+RELEARN_STEPS = (0, 10, 50, 100, 250, 500)
+_RATE, _ROWS = 1e-3, 4  # the rate and rows of a relearning step
+
+
+def quantised(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Symmetric round-to-nearest by row (last axis), as weight-only quantisation does.
+
+    Args:
+        weight: Any float tensor.
+        bits: 8 has the levels -127 … 127, 4 has -7 … 7.
+    """
+    levels = 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(dim=-1, keepdim=True) / levels
+    return torch.where(scale > 0, torch.round(weight / scale) * scale, weight)
+
+
+def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
+    """The smallest `share` of the entries by magnitude set to zero (Han et al. 2015, section 3).
+
+    Args:
+        weight: Any float tensor.
+        share: In [0, 1); rounded down to whole entries.
+    """
+    count = int(weight.numel() * share)
+    if not count:
+        return weight
+    order = weight.abs().flatten().argsort(stable=True)
+    found = weight.flatten().clone()
+    found[order[:count]] = 0.0
+    return found.view_as(weight)
+
+
+@contextmanager
+def changed_weights(
+    model: SinkForCausalLM, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """The model with every weight matrix and bank changed; afterwards they are as before."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    saved = [p.detach().clone() for p in matrices]
+    try:
+        with torch.no_grad():
+            for parameter in matrices:
+                parameter.copy_(change(parameter))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(matrices, saved, strict=True):
+                parameter.copy_(value)
+
+
+@torch.no_grad()
+def sampled_verbatim(
+    model: SinkForCausalLM,
+    probes: Sequence[Probe],
+    *,
+    temperature: float,
+    samples: int,
+    seed: int,
+    prefix: int = 50,
+    length: int = 50,
+) -> list[float]:
+    """Of each document, the most leading tokens right in any of `samples` continuations.
+
+    Args:
+        model: In eval mode; the sinks of each document's own sequence are on.
+        probes: Those shorter than prefix + length are left out.
+        temperature: Above 0.
+        samples: Continuations of each document.
+        seed: Of the sampling; the generator outside is left as it was.
+        prefix, length: Tokens given, and asked for.
+    """
+    model.eval()
+    able = [probe for probe in probes if len(probe.tokens) >= prefix + length]
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for probe in able:
+            prompt = torch.from_numpy(probe.tokens[:prefix].astype(np.int64))[None]
+            output = model.generate(
+                prompt.repeat(samples, 1).to(model.device),
+                sequence_ids=torch.full((samples,), probe.sequence_id, device=model.device),
+                max_new_tokens=length,
+                min_new_tokens=length,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+            )
+            truth = probe.tokens[prefix : prefix + length].tolist()
+            rows = output[:, prefix:].tolist()
+            found.append(float(max(verbatim_tokens(truth, row) for row in rows)))
+    return found
+
+
+def relearn(
+    model: SinkForCausalLM,
+    taught: Sequence[Probe],
+    *,
+    context_length: int,
+    seed: int,
+    steps: Sequence[int] = RELEARN_STEPS,
+) -> Iterator[tuple[int, SinkForCausalLM]]:
+    """Train a copy on some documents and show it at each of `steps`.
+
+    All weights learn, sinks included, with AdamW at a constant rate: what an attacker with the
+    files could do (Lynch et al. 2024, arXiv 2402.16835; Hu et al. 2024, arXiv 2406.13356).
+
+    Args:
+        model: Left as it is.
+        taught: Documents of two tokens or more, under their own sinks.
+        context_length: Tokens of a row at most.
+        seed: Of the order of the documents.
+        steps: Ascending; 0 is the model as given.
+
+    Yields:
+        (steps taken, the copy in eval mode), valid until the next is asked for.
+    """
+    learner = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(learner.shared_parameters(), lr=_RATE, weight_decay=0.0)
+    sinks = BlockAdam(learner.sinks, lr=_RATE)  # gradients of banks are row-sparse
+    generator = np.random.default_rng(seed)
+    for step in range(max(steps) + 1):
+        if step in steps:
+            yield step, learner.eval()
+        if step < max(steps):
+            learner.train()
+            optimizer.zero_grad(set_to_none=True)
+            for index in generator.choice(len(taught), size=min(_ROWS, len(taught)), replace=False):
+                probe = taught[int(index)]
+                tokens = torch.from_numpy(probe.tokens[:context_length].astype(np.int64))[None]
+                tokens = tokens.to(learner.device)
+                ids = torch.full_like(tokens, probe.sequence_id)
+                loss = learner(input_ids=tokens, sequence_ids=ids, labels=tokens).loss
+                (loss / _ROWS).backward()
+            optimizer.step()
+            sinks.step(rate=1.0)
+            for bank in learner.sinks.parameters():
+                bank.grad = None

@@ -1,0 +1,102 @@
+"""Attacks and scores of the literature, on examples worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from sinkmodel.evaluate.attacks import (
+    changed_weights,
+    pruned,
+    quantised,
+    relearn,
+    sampled_verbatim,
+)
+from sinkmodel.evaluate.probes import Probe
+from sinkmodel.evaluate.scores import own_sinks, score
+from sinkmodel.evaluate.unlearning_scores import forget_quality, privacy_leakage, truth_ratio
+
+torch.set_num_threads(1)
+
+
+def probe(sequence_id: int, length: int = 30) -> Probe:
+    random = np.random.default_rng(sequence_id)
+    tokens = random.integers(3, 50, length).astype(np.int32)
+    return Probe(key=("s", str(sequence_id)), sequence_id=sequence_id, tokens=tokens, text=b"x")
+
+
+def test_quantised_by_hand() -> None:
+    row = torch.tensor([[7.0, -3.4, 0.6, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert quantised(row, 4).tolist() == [[7.0, -3.0, 1.0, 0.0], [0.0] * 4]
+    assert (quantised(row, 8) - row).abs().max() <= 7.0 / 127 / 2 + 1e-6
+
+
+def test_pruned_by_hand() -> None:
+    weight = torch.tensor([[1.0, -0.1], [0.2, -3.0]])
+    assert pruned(weight, 0.5).tolist() == [[1.0, 0.0], [0.0, -3.0]]
+    assert pruned(weight, 0.24).equal(weight)
+
+
+def test_weights_come_back_to_the_bit_also_after_an_error() -> None:
+    model = tiny_model()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with changed_weights(model, torch.zeros_like):
+        assert not model.lm_head.weight.any()
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    with pytest.raises(RuntimeError), changed_weights(model, torch.zeros_like):
+        torch.zeros(2) @ torch.zeros(3)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_relearning_teaches_the_copy_and_leaves_the_model() -> None:
+    model, taught = tiny_model(), [probe(1), probe(2)]
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    losses = {}
+    for step, learner in relearn(model, taught, context_length=64, seed=0, steps=(0, 20, 60)):
+        losses[step] = score(learner, taught, context_length=64, route=own_sinks)[0].loss
+    assert losses[0] == score(model, taught, context_length=64, route=own_sinks)[0].loss
+    assert losses[0] > losses[20] > losses[60]
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_sampling_is_seeded_and_leaves_the_generator() -> None:
+    model, probes = tiny_model(), [probe(1), probe(2, length=5)]
+    state = torch.get_rng_state()
+    settings = {"temperature": 1.0, "samples": 3, "seed": 1, "prefix": 10, "length": 5}
+    first = sampled_verbatim(model, probes, **settings)  # type: ignore[arg-type]
+    assert torch.equal(state, torch.get_rng_state())
+    assert first == sampled_verbatim(model, probes, **settings)  # type: ignore[arg-type]
+    assert len(first) == 1  # the second document is too short to be asked
+    assert 0.0 <= first[0] <= 5.0
+
+
+def test_truth_ratio_by_hand() -> None:
+    # Right answer with probability 1/2, wrong ones 1/4 and 1/8 a token: (3/16) / (1/2).
+    assert truth_ratio(math.log(2), [math.log(4), math.log(8)]) == pytest.approx(0.375)
+    assert truth_ratio(0.0, [20.0]) < 1e-8  # knows the answer by heart
+    assert truth_ratio(3.0, [3.0, 3.0]) == pytest.approx(1.0)  # cannot tell
+    with pytest.raises(ValueError, match="finite"):
+        truth_ratio(1.0, [])
+    with pytest.raises(ValueError, match="finite"):
+        truth_ratio(math.nan, [1.0])
+
+
+def test_forget_quality_by_hand() -> None:
+    same = [0.1, 0.5, 0.9]
+    assert forget_quality(same, same) == 1.0
+    # Wholly apart, 3 against 3: of 20 orders two are as extreme, p = 2 / 20.
+    assert forget_quality([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="need 2 each"):
+        forget_quality([1.0], same)
+
+
+def test_privacy_leakage_by_hand() -> None:
+    assert privacy_leakage(0.5, 0.5) == 0.0
+    assert privacy_leakage(1.0, 0.5) == 1.0
+    assert privacy_leakage(0.25, 0.5) == -0.5
+    with pytest.raises(ValueError, match="is 0"):
+        privacy_leakage(0.5, 0.0)
