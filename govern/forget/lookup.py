@@ -57,7 +57,8 @@ def _rows(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted, parts = np.unique(np.asarray(sequence_ids, dtype=np.int64)), []
+    wanted = np.unique(np.asarray(sequence_ids, dtype=np.int64))
+    parts: list[pa.Table] = []
     for name in manifest.files(table):
         try:
             with pq.ParquetFile(name) as file:
