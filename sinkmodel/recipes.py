@@ -43,7 +43,7 @@ class TrainConfig:
             is the width of the shared neurons.
         context_length: Tokens a row; longer documents are cut into chunks.
         initializer_range: Standard deviation of initial shared weights; 0 is 1 / sqrt(hidden_size),
-            which lets a briefly trained backbone tell contexts apart (docs/adr/0006).
+            which lets a briefly trained backbone tell contexts apart (docs/adr/0007).
         vocab_size: Size of the BPE trained on the corpus (never on `strict` text).
         tokenizer: Path of a local tokenizer to use instead; None trains one.
 
