@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from govern.cli.render import Settings, emit
+from manifests.errors import InputError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -53,6 +55,13 @@ def ids() -> None:
     metavar="MANIFEST",
     help="Recognise what was forgotten in this manifest; may be repeated.",
 )
+@click.option(
+    "--memory",
+    default="4GB",
+    show_default=True,
+    metavar="SIZE",
+    help="What the pairs being compared may take; each document needs about 250 bytes besides.",
+)
 @click.option("--workers", type=int, help="Threads.  [default: all cores]")
 @click.pass_obj
 def build(
@@ -67,6 +76,7 @@ def build(
     ngram: int,
     reserve: float,
     tombstones: tuple[Path, ...],
+    memory: str,
     workers: int | None,
 ) -> None:
     """Read a corpus, find near-duplicates and write a manifest.
@@ -90,6 +100,7 @@ def build(
         ngram=ngram,
         reserve=reserve,
         tombstones=tombstones,
+        memory=_bytes("--memory", memory),
         workers=workers if workers is not None else os.cpu_count() or 1,
     )
     with _progress(settings) as progress:
@@ -164,6 +175,19 @@ def _report_text(report: BuildReport) -> str:
     if report.forgotten:
         lines.insert(-2, f"forgotten  {report.forgotten:,} sequences hold text that was forgotten")
     return "\n".join(lines)
+
+
+def _bytes(option: str, text: str) -> int:
+    """A size such as 4GB, 500MB or 1073741824."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise InputError(
+            f"{option} {text}",
+            expected="a size such as 4GB",
+            found="something else",
+            remedy="give a number with KB, MB, GB or TB",
+        )
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 
 def _reasons(reasons: Mapping[str, int]) -> str:

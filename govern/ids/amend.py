@@ -6,7 +6,7 @@ Row order within `documents` never changes, so it stays that of `signatures` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from govern.ids.relink import Relinked
+from govern.ids.relink import Relinked, pack
 from govern.ids.sequences import default_policies, sequence_rows, source_codes, sum_documents
 from govern.ids.standing import Standing
 from govern.ids.store import Indices
-from govern.ids.stored import Stored
+from govern.ids.stored import Stored, link_texts
 from govern.ids.tables import (
     Assigned,
     Files,
     LinkRows,
     copy_links,
+    copy_parts,
+    parts_of,
     sorted_rejects,
     write_documents,
     write_links,
@@ -212,50 +214,41 @@ def _known_sequences(manifest: Manifest, ids: Indices) -> dict[int, tuple[str, i
 
 def _amended_links(directory: Path, addition: Addition) -> Files:
     files: Files = ()
+    dropped = addition.relinked.dropped
     for entry in addition.manifest.index.tables["links"]:
-        if addition.relinked.dropped:
+        if len(dropped):
             rows = _read(addition.manifest, entry.path)
-            texts = zip(rows["text_a"].to_pylist(), rows["text_b"].to_pylist(), strict=True)
-            stays = [pair not in addition.relinked.dropped for pair in texts]
-            if not all(stays):
-                files += write_table(directory, "links", rows.filter(pa.array(stays)))
+            a, b = link_texts(rows)
+            gone = (a >= 0) & np.isin(pack(a, b), dropped)
+            if gone.any():
+                files += write_table(directory, "links", rows.filter(pa.array(~gone)))
                 continue
         files += (entry,)
-    rows, order = _new_links(addition)
-    return files + write_links(directory, rows, order, addition.names) if len(order) else files
+    parts = list(_new_links(addition))
+    return files + write_links(directory, parts, addition.names) if parts else files
 
 
-def _new_links(addition: Addition) -> tuple[LinkRows, Indices]:
+def _new_links(addition: Addition) -> Iterator[LinkRows]:
     """New pairs of texts, and every new copy with the document that stands for its text."""
     assigned, union, added = addition.assigned, addition.union, addition.relinked.added
     n_old, stands = len(addition.stored.text_of), addition.standing_documents
+    order = np.lexsort((union.rank[added.b], union.rank[added.a]))
+    for part in parts_of(len(order)):
+        a, b = added.a[order[part]], added.b[order[part]]
+        yield LinkRows(
+            a=stands[a], b=stands[b], jaccard=added.jaccard[order[part]], text_a=a, text_b=b
+        )
     copies, of_new = copy_links(assigned)
     documents = np.flatnonzero(assigned.settled.text_of >= 0)
     again = documents[~union.fresh[assigned.settled.text_of[documents]]]
     of_old = stands[union.numbers[assigned.settled.text_of[again]]]
     copies = np.concatenate([copies, again])
-    originals = np.concatenate([n_old + of_new, of_old])
-    nothing = np.full(len(copies), -1, dtype=np.int64)
-    rows = LinkRows(
-        a=np.concatenate([stands[added.a], originals]),
-        b=np.concatenate([stands[added.b], n_old + copies]),
-        jaccard=np.concatenate([added.jaccard, np.ones(len(copies))]),
-        text_a=np.concatenate([added.a, nothing]),
-        text_b=np.concatenate([added.b, nothing]),
+    yield from copy_parts(
+        np.concatenate([n_old + of_new, of_old]),
+        n_old + copies,
+        union.rank[union.numbers[assigned.settled.text_of[copies]]],
+        np.asarray(assigned.ingested.keys)[copies],
     )
-    # By the ranks of the two texts; copies of one text by their keys, which no reading order moves.
-    rank = union.rank[union.numbers[assigned.settled.text_of[copies]]]
-    zero = np.zeros(len(added.a), dtype=np.uint64)
-    keys = np.asarray(assigned.ingested.keys)[copies]
-    order = np.lexsort(
-        (
-            np.concatenate([zero, keys[:, 1]]),
-            np.concatenate([zero, keys[:, 0]]),
-            np.concatenate([union.rank[added.b], rank]),
-            np.concatenate([union.rank[added.a], rank]),
-        )
-    )
-    return rows, order
 
 
 def _aliases(addition: Addition) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from govern.ids.tables import (
     Indices,
     LinkRows,
     copy_links,
+    copy_parts,
     documents_schema,
+    parts_of,
     sorted_rejects,
     write_documents,
     write_links,
@@ -59,7 +61,7 @@ def write_tables(
         "sequences": _write_sequences(
             directory, assigned, reserve, tombstones["sequence_id"].to_numpy()
         ),
-        "links": _write_all_links(directory, assigned, links),
+        "links": write_links(directory, _link_parts(assigned, links), assigned.names),
         "aliases": write_table(directory, "aliases", schema.ALIASES.empty_table()),
         "rejects": write_table(directory, "rejects", rejects),
         "tombstones": write_table(directory, "tombstones", tombstones.sort_by("sequence_id")),
@@ -98,16 +100,18 @@ def _write_sequences(
     return writer.close()
 
 
-def _write_all_links(directory: Path, assigned: Assigned, links: Links) -> Files:
-    settled, keys = assigned.settled, np.asarray(assigned.ingested.keys)
+def _link_parts(assigned: Assigned, links: Links) -> Iterator[LinkRows]:
+    """Verified pairs by (text_a, text_b), as links are; then the copies."""
+    settled = assigned.settled
+    for part in parts_of(len(links.a)):
+        a, b = np.asarray(links.a[part]), np.asarray(links.b[part])
+        yield LinkRows(
+            a=settled.document_of[a],
+            b=settled.document_of[b],
+            jaccard=np.asarray(links.jaccard[part]),
+            text_a=a,
+            text_b=b,
+        )
     copies, stands = copy_links(assigned)
-    between_copies = np.full(len(copies), -1, dtype=np.int64)
-    rows = LinkRows(
-        a=np.concatenate([settled.document_of[links.a], stands]),
-        b=np.concatenate([settled.document_of[links.b], copies]),
-        jaccard=np.concatenate([links.jaccard, np.ones(len(copies))]),
-        text_a=np.concatenate([links.a, between_copies]),
-        text_b=np.concatenate([links.b, between_copies]),
-    )
-    order = np.lexsort((keys[rows.b, 1], keys[rows.b, 0], settled.text_of[rows.a]))
-    return write_links(directory, rows, order, assigned.names)
+    keys = np.asarray(assigned.ingested.keys)[copies]
+    yield from copy_parts(stands, copies, settled.text_of[copies], keys)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +22,7 @@ from govern.ids.probe import Probe
 from govern.ids.rules import require_comparable
 from govern.ids.sets import chosen_sets, collect_sets, stored_sets
 from govern.ids.store import Indices
-from govern.ids.stored import Stored, load_stored, signature_blocks
+from govern.ids.stored import Stored, load_stored, stored_signatures
 from govern.ids.tables import Assigned
 from govern.ids.verify import similarities
 from manifests.reader import Manifest, open_manifest
@@ -162,7 +161,7 @@ def _equal_content(graves: _Graves, assigned: Assigned) -> tuple[Indices, Indice
 
 def _candidates(graves: _Graves, assigned: Assigned, banding: Banding) -> tuple[Indices, Indices]:
     """Pairs that share a band; of a bucket's graves at most the first `BUCKET_CAP`."""
-    probe = Probe(_signatures(graves), banding)
+    probe = Probe(stored_signatures(graves.manifest, graves.rows), banding)
     documents = assigned.settled.document_of
 
     def blocks() -> Any:
@@ -181,12 +180,3 @@ def _candidates(graves: _Graves, assigned: Assigned, banding: Banding) -> tuple[
     which = order[np.repeat(begins, counts) + within] % len(graves.rows)
     texts = np.repeat(members & np.uint64(0xFFFFFFFF), counts)
     return split_pairs(distinct([texts << _SHIFT | which.astype(np.uint64)]))
-
-
-def _signatures(graves: _Graves) -> npt.NDArray[np.uint32]:
-    width = int(graves.manifest.parameters["num_perm"])
-    result = np.zeros((len(graves.rows), width), dtype=np.uint32)
-    for first, block in signature_blocks(graves.manifest):
-        here = np.arange(*np.searchsorted(graves.rows, [first, first + len(block)]))
-        result[here] = block[graves.rows[here] - first]
-    return result

@@ -9,7 +9,7 @@ only become smaller, and a bucket can only pass from all pairs to pivots. It can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from govern.ids.ingest import ordered_map
 from govern.ids.minhash import Banding
 from govern.ids.settle import Settled
-from govern.ids.store import new_array
+from govern.ids.store import ArrayFile, new_array
 
 BUCKET_CAP = 128
 PIVOTS = 16
 _BLOCK = 65_536
-# Pairs (16 million of 8 bytes) gathered before repeats are dropped: bounds the memory.
-_PAIRS_HELD = 1 << 24
+_SAMPLES = 256  # of each piece, to find where it ends
 
 Pairs = npt.NDArray[np.uint64]
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
@@ -106,18 +106,50 @@ def pairs_of_band(keys: npt.NDArray[np.uint64]) -> Pairs:
     return pairs
 
 
-def candidate_pairs(
-    keys: npt.NDArray[np.uint64], pool: ThreadPoolExecutor, advance: Callable[[int], None]
-) -> Pairs:
-    """The candidate pairs of all bands, each once, ascending."""
-    merged = np.zeros(0, dtype=np.uint64)
-    held: list[Pairs] = []
-    for pairs in pool.map(pairs_of_band, keys):
-        held.append(pairs)
-        if sum(map(len, held)) > _PAIRS_HELD:
-            merged, held = distinct([merged, *held]), []
+def spill_pairs(
+    keys: npt.NDArray[np.uint64],
+    directory: Path,
+    pool: ThreadPoolExecutor,
+    workers: int,
+    advance: Callable[[int], None],
+) -> list[Pairs]:
+    """The candidate pairs of each band, ascending, in a working file for each band."""
+
+    def work(band: int) -> Pairs:
+        pairs = pairs_of_band(keys[band])
+        pairs.sort()
+        file = ArrayFile(directory / f"pairs-{band}.u64", np.uint64)
+        file.append(pairs)
+        return file.finish()
+
+    runs = []
+    for run in ordered_map(pool, work, range(len(keys)), workers):
+        runs.append(run)
         advance(1)
-    return distinct([merged, *held])
+    return runs
+
+
+def merge_pairs(runs: list[Pairs], held: int) -> Iterator[Pairs]:
+    """The pairs of all bands, each once, ascending, in pieces.
+
+    Args:
+        runs: The pairs of each band, ascending.
+        held: About how many pairs (with those that several bands have) a piece may hold.
+    """
+    total = sum(map(len, runs))
+    cuts = np.zeros(0, dtype=np.uint64)
+    if total > held:
+        # Quantiles of a sample: pieces of nearly equal size, whatever the pairs are.
+        step = max(1, total // (_SAMPLES * (total // held + 1)))
+        sample = np.sort(np.concatenate([run[::step] for run in runs]))
+        cuts = np.unique(sample[:: max(1, len(sample) // (total // held + 1))][1:])
+    places = [[0, *np.searchsorted(run, cuts).tolist(), len(run)] for run in runs]
+    for piece in range(len(cuts) + 1):
+        pairs = distinct(
+            [run[at[piece] : at[piece + 1]] for run, at in zip(runs, places, strict=True)]
+        )
+        if len(pairs):
+            yield pairs
 
 
 def distinct(parts: list[Pairs]) -> Pairs:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from govern.ids.tables import Assigned
     from govern.ids.verify import Links
 
+# Of a candidate pair while it is merged and verified: copies of it, its texts, its similarity; and
+# the pairs may take a quarter of the memory.
+_BYTES_PER_PAIR = 4 * 64
 _OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
 
@@ -73,6 +76,8 @@ class BuildConfig:
         num_perm: Values of a signature.
         seed: Seed of the permutations.
         workers: Threads.
+        memory: Bytes; candidate pairs are compared in pieces that take a quarter of them. What
+            grows with the documents themselves (about 250 bytes each) is not bounded by it.
         tombstones: Manifests whose forgotten sequences must be recognised when they come back.
     """
 
@@ -84,6 +89,7 @@ class BuildConfig:
     seed: int = 1
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     tombstones: tuple[Path, ...] = ()
+    memory: int = 4 * 10**9
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -92,6 +98,7 @@ class BuildConfig:
             ("--reserve", self.reserve, 0.0, 0.999),
             ("--workers", self.workers, 1, 1024),
             ("num_perm", self.num_perm, 16, 4096),
+            ("--memory", self.memory, 10**8, 10**15),
         ):
             if not low <= value <= high:
                 raise InputError(
@@ -265,7 +272,7 @@ def _decide(
     from govern.ids.assign import assign_ids
     from govern.ids.cluster import cluster
     from govern.ids.forgotten import find_forgotten
-    from govern.ids.lsh import band_keys, candidate_pairs
+    from govern.ids.lsh import band_keys, merge_pairs, spill_pairs
     from govern.ids.sets import build_sets
     from govern.ids.settle import settle
     from govern.ids.tables import Assigned
@@ -275,10 +282,13 @@ def _decide(
     texts = np.arange(len(settled.document_of))
     progress.stage("comparing bands", config.banding.bands, "bands")
     keys = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
-    pairs = candidate_pairs(keys, pool, progress.advance)
-    progress.stage("verifying pairs", len(pairs), "pairs")
+    runs = spill_pairs(keys, work, pool, config.workers, progress.advance)
+    progress.stage("verifying pairs", None, "pairs")
     sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
-    links = verify(sets, pairs, config.threshold, pool, config.workers, progress.advance)
+    pieces = merge_pairs(runs, held=max(1, config.memory // _BYTES_PER_PAIR))
+    links, candidates = verify(
+        sets, pieces, config.threshold, work, pool, config.workers, progress.advance
+    )
     clusters = cluster(len(texts), links)
     ids = assign_ids(ingested.content[settled.document_of], clusters.representative)
     assigned = Assigned(
@@ -295,7 +305,7 @@ def _decide(
     tombstones = find_forgotten(
         config.tombstones, assigned, parameters(config), work, pool, config.workers
     )
-    return _Decided(assigned=assigned, links=links, tombstones=tombstones, candidates=len(pairs))
+    return _Decided(assigned=assigned, links=links, tombstones=tombstones, candidates=candidates)
 
 
 def require_documents(rejects: pa.Table, n_documents: int) -> None:

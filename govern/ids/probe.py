@@ -161,19 +161,22 @@ def changed_pairs(probe: Probe, blocks: Blocks, is_new: npt.NDArray[np.bool_], r
     return distinct([added]), distinct([lost])
 
 
-def still_candidates(pairs: Pairs, blocks: Blocks, rule: BucketRule) -> npt.NDArray[np.bool_]:
+def still_candidates(
+    pairs: Pairs, signatures_of: Callable[[Indices], Signatures], blocks: Blocks, rule: BucketRule
+) -> npt.NDArray[np.bool_]:
     """Which pairs some band gives, by the rule over all texts; bool [pairs].
 
     Args:
         pairs: Pairs of ranks.
-        blocks: The signatures of all texts; gone through twice.
+        signatures_of: The signatures of ascending ranks.
+        blocks: The signatures of all texts.
         rule: The bucket rule.
     """
     if not len(pairs):
         return np.zeros(0, dtype=np.bool_)
     a, b = split_pairs(pairs)
     ranks, places = np.unique(np.concatenate([a, b]), return_inverse=True)
-    probe = Probe(_signatures_of(ranks, blocks), rule.banding)
+    probe = Probe(signatures_of(ranks), rule.banding)
     members = probe.find(blocks())
     left, right = places[: len(a)], places[len(a) :]
     result = np.zeros(len(pairs), dtype=np.bool_)
@@ -185,14 +188,3 @@ def still_candidates(pairs: Pairs, blocks: Blocks, rule: BucketRule) -> npt.NDAr
         place = np.searchsorted(members, bucket << _SHIFT | a[shared].astype(np.uint64)) - begin
         result[shared] |= (size <= rule.cap) | (place < rule.pivots)
     return result
-
-
-def _signatures_of(ranks: Indices, blocks: Blocks) -> Signatures:
-    found: Signatures | None = None
-    for signatures, of_rank in blocks():
-        if found is None:
-            found = np.zeros((len(ranks), signatures.shape[1]), dtype=np.uint32)
-        here = np.flatnonzero(np.isin(of_rank, ranks))
-        found[np.searchsorted(ranks, of_rank[here])] = signatures[here]
-    assert found is not None, "pairs come from signatures"
-    return found

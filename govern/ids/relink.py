@@ -20,7 +20,13 @@ from govern.ids.minhash import Banding
 from govern.ids.probe import BucketRule, Probe, changed_pairs, still_candidates
 from govern.ids.sets import ShingleSets, chosen_sets, collect_sets, stored_sets
 from govern.ids.store import Indices
-from govern.ids.stored import Stored, StoredLinks, load_links, signature_blocks
+from govern.ids.stored import (
+    Stored,
+    StoredLinks,
+    load_links,
+    signature_blocks,
+    stored_signatures,
+)
 from govern.ids.union import Union
 from govern.ids.verify import Links, similarities
 from manifests.reader import Manifest
@@ -51,13 +57,13 @@ class Relinked:
     Attributes:
         links: All of them, by rank.
         added: The new ones, by text number.
-        dropped: Old pairs that are none any more, as (text_a, text_b).
+        dropped: Old pairs that are none any more, uint64 (text_a << 32 | text_b).
         candidates: How many pairs were verified.
     """
 
     links: Links
     added: StoredLinks
-    dropped: frozenset[tuple[int, int]]
+    dropped: Pairs
     candidates: int
 
 
@@ -112,10 +118,19 @@ def relink(
         pairs, lost = changed_pairs(probe, blocks, is_new, rule)
     else:
         pairs = lost = np.zeros(0, dtype=np.uint64)
+
+    def signatures_of(ranks: Indices) -> npt.NDArray[np.uint32]:
+        rows = stored.standing[union.by_rank[ranks]]
+        order = np.argsort(rows)
+        found = np.empty((len(rows), new.signatures.shape[1]), dtype=np.uint32)
+        found[order] = stored_signatures(manifest, rows[order])
+        return found
+
+    def still(doubtful: Pairs) -> npt.NDArray[np.bool_]:
+        return still_candidates(doubtful, signatures_of, blocks, rule)
+
     added = _verified(manifest, stored, union, new, pairs, work, pool, workers, advance)
-    keep, dropped = _without_lost(
-        old, union, lost, lambda some: still_candidates(some, blocks, rule)
-    )
+    keep, dropped = _without_lost(old, union, lost, still)
     return Relinked(
         links=Links(
             a=union.rank[np.concatenate([old.a[keep], added.a])],
@@ -167,13 +182,21 @@ def _without_lost(
     union: Union,
     lost: Pairs,
     still: Callable[[Pairs], npt.NDArray[np.bool_]],
-) -> tuple[npt.NDArray[np.bool_], frozenset[tuple[int, int]]]:
+) -> tuple[npt.NDArray[np.bool_], Pairs]:
     """Which old links stay, bool [old links], and the others as pairs of text numbers."""
     keep = np.ones(len(old.a), dtype=np.bool_)
     if len(lost):
-        ranks = union.rank[old.a].astype(np.uint64), union.rank[old.b].astype(np.uint64)
-        keys = ranks[0] << _SHIFT | ranks[1]
-        doubtful = np.flatnonzero(np.isin(keys, lost))
+        keys = pack(union.rank[old.a], union.rank[old.b])
+        # Few links begin at a text that a lost pair begins at.
+        begins = np.zeros(len(union.rank), dtype=np.bool_)
+        begins[split_pairs(lost)[0]] = True
+        some = np.flatnonzero(begins[union.rank[old.a]])
+        doubtful = some[np.isin(keys[some], lost)]
         keep[doubtful] = still(keys[doubtful])
     gone = np.flatnonzero(~keep)
-    return keep, frozenset(zip(old.a[gone].tolist(), old.b[gone].tolist(), strict=True))
+    return keep, pack(old.a[gone], old.b[gone])
+
+
+def pack(a: Indices, b: Indices) -> Pairs:
+    """Pairs as uint64 (a << 32 | b)."""
+    return a.astype(np.uint64) << _SHIFT | b.astype(np.uint64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from govern.ids.store import Indices
@@ -78,10 +79,17 @@ def load_stored(manifest: Manifest) -> Stored:
 
 def load_links(manifest: Manifest) -> StoredLinks:
     """The links between texts; those between copies of one text are left out."""
-    rows = manifest.table("links", ["text_a", "text_b", "jaccard"]).drop_null()
-    return StoredLinks(
-        a=rows["text_a"].to_numpy(), b=rows["text_b"].to_numpy(), jaccard=rows["jaccard"].to_numpy()
-    )
+    rows = manifest.table("links", ["text_a", "text_b", "jaccard"])
+    a, b = link_texts(rows)
+    between_texts = a >= 0
+    jaccard = rows["jaccard"].to_numpy()
+    return StoredLinks(a=a[between_texts], b=b[between_texts], jaccard=jaccard[between_texts])
+
+
+def link_texts(links: pa.Table) -> tuple[Indices, Indices]:
+    """Columns text_a and text_b of some rows of `links`, -1 where they are null."""
+    a, b = (pc.fill_null(links[name], -1).to_numpy() for name in ("text_a", "text_b"))
+    return a, b
 
 
 def first_rows(text_of: Indices) -> Indices:
@@ -105,6 +113,24 @@ def signature_blocks(
                 values = np.frombuffer(column.buffers()[1], dtype="<u4").reshape(-1, num_perm)
                 yield first, values[column.offset : column.offset + len(column)]
                 first += len(column)
+
+
+def stored_signatures(manifest: Manifest, rows: Indices) -> npt.NDArray[np.uint32]:
+    """The signatures of some ascending rows, uint32 [rows, num_perm]."""
+    num_perm = int(manifest.parameters["num_perm"])
+    found = np.zeros((len(rows), num_perm), dtype=np.uint32)
+    first = 0
+    for path in manifest.files("signatures"):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                here = np.arange(*np.searchsorted(rows, [first, end]))
+                if len(here):
+                    column = file.read_row_group(group, columns=["signature"]).column(0)
+                    block = _fixed_binary_rows(column).view("<u4")
+                    found[here] = block[rows[here] - first]
+                first = end
+    return found
 
 
 def _fixed_binary_rows(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,7 @@ table this way; an addition appends its new documents (`amend`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,22 +191,21 @@ def copy_links(assigned: Assigned) -> tuple[Indices, Indices]:
     return documents[copies], stands[copies]
 
 
-def write_links(directory: Path, rows: LinkRows, order: Indices, names: Names) -> Files:
+def write_links(directory: Path, parts: Iterable[LinkRows], names: Names) -> Files:
     """Write verified pairs of texts, and exact copies with the document of their text.
 
     Args:
         directory: The manifest's directory.
-        rows: The links.
-        order: The order in which they are written.
+        parts: The links in the order in which they are written.
         names: Looks up documents by their number.
     """
     writer = TableWriter(directory, "links", schema.LINKS)
-    for begin in range(0, len(order), _PART):
-        part = order[begin : begin + _PART]
-        left, right = names(rows.a[part]), names(rows.b[part])
-        texts = {}
-        for side, values in (("text_a", rows.text_a), ("text_b", rows.text_b)):
-            texts[side] = pa.array(values[part], mask=values[part] < 0)
+    for rows in parts:
+        left, right = names(rows.a), names(rows.b)
+        texts = {
+            side: pa.array(values, mask=values < 0)
+            for side, values in (("text_a", rows.text_a), ("text_b", rows.text_b))
+        }
         writer.write(
             pa.table(
                 {
@@ -214,12 +213,42 @@ def write_links(directory: Path, rows: LinkRows, order: Indices, names: Names) -
                     "doc_id_a": left["doc_id"],
                     "source_b": right["source"],
                     "doc_id_b": right["doc_id"],
-                    "jaccard": pa.array(rows.jaccard[part]),
+                    "jaccard": pa.array(rows.jaccard),
                     **texts,
                 }
             )
         )
     return writer.close()
+
+
+def parts_of(rows: int) -> Iterator[slice]:
+    """Slices that a table of so many rows is written by."""
+    for begin in range(0, rows, _PART):
+        yield slice(begin, min(begin + _PART, rows))
+
+
+def copy_parts(
+    originals: Indices, copies: Indices, ranks: Indices, keys: npt.NDArray[np.uint64]
+) -> Iterator[LinkRows]:
+    """Links between a document and a copy of its text.
+
+    Args:
+        originals: int64 [copies], the document that stands for the text.
+        copies: int64 [copies], the other one.
+        ranks: int64 [copies], the place of the text among all; rows are sorted by it, then by key.
+        keys: uint64 [copies, 2], keys of the copies.
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0], ranks))
+    for part in parts_of(len(order)):
+        some = order[part]
+        nothing = np.full(len(some), -1, dtype=np.int64)
+        yield LinkRows(
+            a=originals[some],
+            b=copies[some],
+            jaccard=np.ones(len(some)),
+            text_a=nothing,
+            text_b=nothing,
+        )
 
 
 def sorted_rejects(rejects: list[pa.Table]) -> pa.Table:

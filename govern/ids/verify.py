@@ -6,9 +6,11 @@ threshold is not merged: |A ∩ B| <= min, |A ∪ B| >= max, so J <= min / max.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from numba import njit
 from govern.ids.ingest import ordered_map
 from govern.ids.lsh import Pairs, split_pairs
 from govern.ids.sets import ShingleSets
+from govern.ids.store import ArrayFile
 
 _PAIRS_PER_TASK = 1 << 16
 
@@ -59,26 +62,41 @@ def _jaccard(sets, begins, sizes, left, right, threshold, result):  # type: igno
 
 def verify(
     sets: ShingleSets,
-    pairs: Pairs,
+    pieces: Iterable[Pairs],
     threshold: float,
+    directory: Path,
     pool: ThreadPoolExecutor,
     workers: int,
     advance: Callable[[int], None],
-) -> Links:
+) -> tuple[Links, int]:
     """Keep the pairs whose exact Jaccard similarity is at least the threshold.
 
     Args:
         sets: The shingle set of each text.
-        pairs: Candidate pairs, ascending.
+        pieces: Candidate pairs, ascending through all pieces.
         threshold: The least similarity of a link.
+        directory: Where the working files of the links go.
         pool: Threads.
         workers: How many there are.
         advance: Called with the number of pairs that are done.
+
+    Returns:
+        The links, ascending by (a, b), and how many pairs were verified.
     """
-    a, b = split_pairs(pairs)
-    jaccard = similarities(sets, a, b, threshold, pool, workers, advance)
-    linked = jaccard > 0
-    return Links(a=a[linked], b=b[linked], jaccard=jaccard[linked])
+    kinds = {"a": np.int64, "b": np.int64, "jaccard": np.float64}
+    with ExitStack() as stack:
+        files = {n: ArrayFile(directory / f"links-{n}.8", kind) for n, kind in kinds.items()}
+        for file in files.values():
+            stack.callback(file.close)
+        count = 0
+        for pairs in pieces:
+            a, b = split_pairs(pairs)
+            jaccard = similarities(sets, a, b, threshold, pool, workers, advance)
+            linked = jaccard > 0
+            for name, values in (("a", a), ("b", b), ("jaccard", jaccard)):
+                files[name].append(values[linked])
+            count += len(pairs)
+        return Links(**{name: file.finish() for name, file in files.items()}), count
 
 
 def similarities(

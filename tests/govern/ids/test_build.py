@@ -216,6 +216,25 @@ def test_a_bucket_of_thousands_does_not_blow_up() -> None:
     assert len(small) == lsh.BUCKET_CAP * (lsh.BUCKET_CAP - 1) // 2
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=5), st.integers(1, 50)
+)
+def test_pairs_are_merged_in_pieces(runs: list[list[int]], held: int) -> None:
+    pieces = list(lsh.merge_pairs([np.array(sorted(r), dtype=np.uint64) for r in runs], held))
+    assert np.concatenate([*pieces, []]).tolist() == sorted({pair for run in runs for pair in run})
+    assert all(len(piece) for piece in pieces)
+
+
+def test_bytes_do_not_depend_on_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_jsonl(tmp_path / "a.jsonl", planted())
+    build(corpus, tmp_path / "m")
+    # So many bytes for a pair that only one fits.
+    monkeypatch.setattr("govern.ids.pipeline._BYTES_PER_PAIR", 4 * 10**9)
+    build(corpus, tmp_path / "n")
+    assert tree_bytes(tmp_path / "m") == tree_bytes(tmp_path / "n")
+
+
 def test_a_family_beyond_the_bucket_cap_stays_one(tmp_path: Path) -> None:
     base = prose(1, 400)
     records = [{"id": str(k), "text": edited(base, 1, k)} for k in range(3 * lsh.BUCKET_CAP)]

@@ -38,6 +38,7 @@ def test_build_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> Non
         capsys, "--output", "json", "ids", "build", "corpus.jsonl", "--out", "m",
         "--source", "web", "--text-field", "text", "--id-field", "id", "--keep", "owner",
         "--threshold", "0.8", "--ngram", "4", "--reserve", "0.3", "--workers", "1",
+        "--memory", "1.5GB",
     )  # fmt: skip
     assert (code, err) == (0, "")
     report = json.loads(out)
@@ -195,6 +196,18 @@ ERRORS = [
         1,
         "govern: --threshold 7.0: expected a number from 0.1 to 1.0, found one outside; choose one "
         "within\n",
+    ),
+    (
+        ["ids", "build", "corpus.jsonl", "--out", "n", "--memory", "plenty"],
+        1,
+        "govern: --memory plenty: expected a size such as 4GB, found something else; give a number "
+        "with KB, MB, GB or TB\n",
+    ),
+    (
+        ["ids", "build", "corpus.jsonl", "--out", "n", "--memory", "20MB"],
+        1,
+        "govern: --memory 20000000: expected a number from 100000000 to 1000000000000000, found "
+        "one outside; choose one within\n",
     ),
     (
         ["manifest", "info", "nowhere"],

@@ -77,6 +77,7 @@ def test_linux_ids_do_not_depend_on_file_order(linux: Manifest, tmp_path: Path) 
     assert all(ids[row["doc_id"]] == row["sequence_id"] for row in other.to_pylist())
 
 
+@pytest.mark.slow
 def test_licences_against_brute_force(tmp_path: Path) -> None:
     source = folder("scancode_licenses")
     records = records_of(source / "licenses.jsonl.zst")
