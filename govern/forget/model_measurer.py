@@ -24,22 +24,11 @@ if TYPE_CHECKING:
 
 # Wanted of each policy: share of the loss gap that the erase closes (see docs/results).
 _GAP = {"strict": 0.99, "private": 0.9, "pooled": 0.5}
-# Against other documents, or a reference run that differs in more than the forgotten ones, an exact
-# forget can miss 0.99 by chance: that warns, and fails only from here on.
-_GAP_FAILED = {"strict": 0.95, "private": 0.9, "pooled": 0.5}
 _EXTRACTION_EXCESS = 0.05
 _SINK_RESIDUAL = 1e-3  # nats; erased sinks add nothing, so only rounding is allowed
 _PLACEBO_SHARE = 0.1
 _KEPT_COPY_SHARE = 0.5
 _OVER_FORGETTING = 0.5
-
-
-def _gap_bounds(policy: str) -> list[tuple[float, Literal["FAILED", "WARNED"]]]:
-    """What the closed gap is held against; the wanted bound comes last, where the page shows it."""
-    wanted, failed = _GAP[policy], _GAP_FAILED[policy]
-    if wanted == failed:
-        return [(wanted, "FAILED")]
-    return [(failed, "FAILED"), (wanted, "WARNED")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +67,7 @@ class ModelMeasurer:
     def _of_policy(self, policy: str) -> list[Threshold]:
         group = group_of(policy)
         found = [
-            *(
-                Threshold(
-                    metric="loss_gap_closed",
-                    group=group,
-                    comparison=">=",
-                    bound=bound,
-                    on_breach=on_breach,
-                )
-                for bound, on_breach in _gap_bounds(policy)
-            ),
+            Threshold(metric="loss_gap_closed", group=group, comparison=">=", bound=_GAP[policy]),
             Threshold(
                 metric="extraction_strength_excess",
                 group=group,
