@@ -3,16 +3,19 @@
     python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --arm private-8 --seed 0
     python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --table
 
+`--size 2m` and `--size 8m` take larger models, `--open N` fewer open stories, `--set` the rest.
 100 stories stand in the corpus 48 times each, among thousands of single ones; half of the repeated
 stories are then forgotten by zeroing their blocks. An arm is one training; its figures are kept in
 DIR/results.jsonl, and `--table` prints them. Losses are nats per token.
 
     standard      the repeated stories are trained like any other
     oracle        as private-8, without the stories that will be forgotten
-    published     hashed blocks of a common pool (MemSinks, arXiv 2507.09937)
+    published     hashed blocks of a common pool (MemSinks, arXiv 2507.09937): 10 of 400
+    published-0.3 the same at density 0.3: 30 of 100
+    published-nulls the same at the density of NULLs, 0.013: 10 of 770
     private-E     own blocks; the shared neurons learn from the first E exposures
     strict        own blocks; the shared neurons learn nothing from repeated stories
-    strict-open   half of the stories strict (those are forgotten), the other half open (E = inf)
+    strict-open   half of the stories strict (those are forgotten), N of the others open (E = inf)
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ import argparse
 import dataclasses
 import json
 import math
+import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -40,11 +46,44 @@ from sinkmodel.evaluate.metrics import exact_memorization
 from sinkmodel.evaluate.probes import Probe
 from sinkmodel.evaluate.scores import no_sinks, own_sinks, score
 from sinkmodel.recipes import TrainConfig, configure
+from sinkmodel.tokenizer import train_bpe
 from sinkmodel.tokens import encode
 from sinkmodel.train import train
 
 REPEATED, COPIES, VALIDATION = 100, 48, 300
-ARMS = "standard oracle published private-inf private-8 private-1 strict strict-open".split()  # noqa: SIM905
+# Shapes beside the recipe's own 0.5M: shared parameters with a vocabulary of 2,048.
+SIZES = {
+    "0.5m": [],
+    "2m": [
+        "hidden_size=192",
+        "num_hidden_layers=4",
+        "num_attention_heads=6",
+        "intermediate_size=512",
+    ],
+    "8m": [
+        "hidden_size=320",
+        "num_hidden_layers=6",
+        "num_attention_heads=8",
+        "intermediate_size=896",
+    ],
+}
+# Blocks of the pool and how many of them a sequence draws.
+POOLS = {"published": (400, 10), "published-0.3": (100, 30), "published-nulls": (770, 10)}
+COLUMNS = (
+    *("arm", "seeds", "validation", "own sinks on: loss", "memorized"),
+    *("after: loss", "memorized", "gap closed, oracle", "gap closed, validation", "kept IDs: loss"),
+)
+Row = dict[str, Any]
+FIXED = ("standard", "oracle", *POOLS, "strict", "strict-open")
+
+
+def arm_name(text: str) -> str:
+    """An arm: one of `FIXED`, or `private-E` for any budget E of exposures."""
+    if text not in FIXED:
+        kind, _, budget = text.partition("-")
+        if kind != "private" or not float(budget) > 0:
+            raise argparse.ArgumentTypeError(f"one of {', '.join(FIXED)} or private-E")
+    return text
 
 
 def plant(stories: Path, work: Path) -> Path:
@@ -74,14 +113,15 @@ def plant(stories: Path, work: Path) -> Path:
     return work / "corpus.jsonl"
 
 
-def make_manifest(stories: Path, work: Path, arm: str) -> Manifest:
+def make_manifest(stories: Path, work: Path, arm: str, n_open: int) -> Manifest:
     corpus = plant(stories, work / arm)
     config = BuildConfig(read=ReadOptions(keep=("kind", "number")))
     build_ids([corpus], work / arm / "manifest", config)
-    policies = {"standard": "shared", "published": "pooled", "strict": "strict"}
+    policies = {"standard": "shared", "strict": "strict", **dict.fromkeys(POOLS, "pooled")}
     where = "kind = 'repeated'"
     if arm == "strict-open":
-        set_policy(work / arm / "manifest", f"{where} AND number % 2 = 0", "strict")
+        governed = f"{where} AND (number % 2 = 0 OR number >= {2 * n_open})"
+        set_policy(work / arm / "manifest", governed, "strict")
     elif arm in policies:
         set_policy(work / arm / "manifest", where, policies[arm])
     return open_manifest(work / arm / "manifest")
@@ -89,7 +129,10 @@ def make_manifest(stories: Path, work: Path, arm: str) -> Manifest:
 
 def configuration(arm: str, seed: int, changes: list[str]) -> TrainConfig:
     config = configure("tinystories-1m", overrides=changes)
-    budget = {"private-inf": math.inf, "strict-open": math.inf, "private-1": 1.0}.get(arm, 8.0)
+    private = arm.startswith("private-")
+    budget = float(arm.removeprefix("private-")) if private else config.backbone_exposures
+    if arm == "strict-open":
+        budget = math.inf
     config = dataclasses.replace(
         config,
         seed=seed,
@@ -97,9 +140,9 @@ def configuration(arm: str, seed: int, changes: list[str]) -> TrainConfig:
         max_document_tokens=config.context_length,
         governed_exposures=COPIES,
     )
-    if arm == "published":
-        # The published scheme: 10 of 400 blocks of 2 neurons.
-        config = dataclasses.replace(config, block_size=2, pool_blocks=400, pool_draws=10)
+    if arm in POOLS:
+        blocks, draws = POOLS[arm]
+        config = dataclasses.replace(config, block_size=2, pool_blocks=blocks, pool_draws=draws)
     return config
 
 
@@ -141,11 +184,22 @@ def score_all(run: Run, probes: list[Probe], route) -> tuple[float, float]:  # t
     return float(np.mean([s.loss for s in scores])), float(np.mean(memorized))
 
 
+def shared_tokenizer(work: Path, vocab_size: int) -> str:
+    """One tokenizer for every arm, trained on the single stories, so that losses compare."""
+    folder = work / f"tokenizer-{vocab_size}"
+    if not folder.is_dir():
+        rows = map(json.loads, (work / "corpus.jsonl").open(encoding="utf-8"))
+        singles = (row["text"] for row in rows if row["kind"] == "single")
+        train_bpe(singles, vocab_size).save_pretrained(folder)
+    return str(folder)
+
+
 def run_arm(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    arm, work = arguments.arm, arguments.work / f"seed-{arguments.seed}"
-    manifest = make_manifest(arguments.stories, work, arm)
-    config = configuration(arm, arguments.seed, arguments.set)
+    arm, work = arguments.arm, arguments.work / f"{arguments.size}-seed-{arguments.seed}"
+    manifest = make_manifest(arguments.stories, work, arm, arguments.open)
+    config = configuration(arm, arguments.seed, [*SIZES[arguments.size], *arguments.set])
+    config = dataclasses.replace(config, tokenizer=shared_tokenizer(work / arm, config.vocab_size))
     exclude: list[int] = []
     if arm == "oracle":
         documents = manifest.table("documents", ["sequence_id", "kind", "number"])
@@ -156,45 +210,92 @@ def run_arm(arguments: argparse.Namespace) -> None:
     begin = time.process_time()
     train(manifest, read_texts(manifest), work / arm / "run", config, exclude=exclude)
     seconds = time.process_time() - begin
-    found = measure(load_run(work / arm / "run"), manifest, work, arm)
-    line = {"arm": arm, "seed": arguments.seed, "set": arguments.set, "cpu_seconds": seconds}
-    with (arguments.work / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**line, **found}) + "\n")
-
-
-def print_table(work: Path) -> None:
-    """Mean over seeds (and spread, where there are several)."""
-    rows = [json.loads(line) for line in (work / "results.jsonl").open(encoding="utf-8")]
-    standard = [r for r in rows if r["arm"] == "standard"]
-    gap = np.mean([r["validation"] - r["own_loss"] for r in standard]) if standard else math.nan
-    print(f"standard training's gap between validation and repeated text: {gap:.3f}\n")
-    print(
-        "| arm | seeds | validation | own sinks on: loss | memorized | after: loss | memorized ",
-        end="",
+    run = load_run(work / arm / "run")
+    row = {name: getattr(arguments, name) for name in ("arm", "size", "seed", "set", "open")}
+    row["shared_parameters"] = sum(
+        p.numel() for name, p in run.model.named_parameters() if not name.startswith("sinks.")
     )
-    print("| gap closed | kept: before → after |")
-    print("| --- " * 9 + "|")
-    for arm in ARMS:
-        some = [r for r in rows if r["arm"] == arm]
-        if not some:
-            continue
-        closed = [1 - (r["validation"] - r["after"]) / gap for r in some]
+    row |= {"cpu_seconds": seconds, **measure(run, manifest, work, arm)}
+    with (arguments.work / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    shutil.rmtree(work / arm)
 
-        def cell(values: list[float]) -> str:
-            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            return f"{np.mean(values):.3f}{spread}"
 
-        names = ("validation", "own_loss", "own_memorization", "after", "after_memorization")
-        cells = [cell([r[name] for r in some]) for name in names]
-        kept = f"{cell([r['kept_before'] for r in some])} → {cell([r['kept_after'] for r in some])}"
-        print(f"| {arm} | {len(some)} | {' | '.join(cells)} | {cell(closed)} | {kept} |")
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """What a seed's other arms are compared with.
+
+    Attributes:
+        memorized: Standard training's loss on the stories that will be forgotten.
+        validation: Its loss on unseen stories.
+        oracle: The oracle's loss on the stories that will be forgotten.
+    """
+
+    memorized: float
+    validation: float
+    oracle: float
+
+
+def baselines(rows: list[Row]) -> dict[tuple[str, int], Baseline]:
+    """Of each size and seed that has both `standard` and `oracle`."""
+    found = {(r["arm"], r["size"], r["seed"]): r for r in rows}
+    return {
+        (size, seed): Baseline(
+            memorized=row["own_loss"], validation=row["validation"], oracle=oracle["after"]
+        )
+        for (arm, size, seed), row in found.items()
+        if arm == "standard" and (oracle := found.get(("oracle", size, seed)))
+    }
+
+
+def gaps(row: Row, baseline: Baseline) -> tuple[float, float]:
+    """The gap closed: towards the oracle on the same stories, and towards unseen stories."""
+    to_oracle = (row["after"] - baseline.memorized) / (baseline.oracle - baseline.memorized)
+    left = (row["validation"] - row["after"]) / (baseline.validation - baseline.memorized)
+    return to_oracle, 1 - left
+
+
+def print_tables(work: Path) -> None:
+    """For each size, every arm with its mean over seeds, and its spread where there are several."""
+    rows = [json.loads(line) for line in (work / "results.jsonl").open(encoding="utf-8")]
+    base = baselines(rows)
+    for size in sorted({row["size"] for row in rows}):
+        some = [row for row in rows if row["size"] == size]
+        print(f"\n{size}: {some[0]['shared_parameters']:,} shared parameters\n")
+        print(f"| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
+        arms: dict[tuple[str, ...], list[Row]] = {}
+        for row in some:
+            extra = [] if row["arm"] != "strict-open" else [f"{row['open']} open"]
+            arms.setdefault((row["arm"], *extra, *row["set"]), []).append(row)
+        for arm, of_seeds in arms.items():
+            print(f"| {', '.join(arm)} | {' | '.join(cells(of_seeds, base))} |")
+
+
+def cells(rows: list[Row], base: Mapping[tuple[str, int], Baseline]) -> list[str]:
+    """One arm's line of the table, after its name."""
+
+    def cell(values: list[float]) -> str:
+        spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.3f}{spread}" if values else "–"
+
+    names = ("validation", "own_loss", "own_memorization", "after", "after_memorization")
+    closed = [gaps(r, base[key]) for r in rows if (key := (r["size"], r["seed"])) in base]
+    kept = " → ".join(cell([r[name] for r in rows]) for name in ("kept_before", "kept_after"))
+    return [
+        str(len(rows)),
+        *(cell([r[name] for r in rows]) for name in names),
+        *(cell([pair[place] for pair in closed]) for place in (0, 1)),
+        kept,
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stories", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--arm", choices=ARMS)
+    parser.add_argument("--arm", type=arm_name)
+    parser.add_argument("--size", choices=SIZES, default="0.5m")
+    parser.add_argument("--open", type=int, default=REPEATED // 2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--table", action="store_true")
@@ -202,7 +303,7 @@ def main() -> None:
     if arguments.arm:
         run_arm(arguments)
     if arguments.table:
-        print_table(arguments.work)
+        print_tables(arguments.work)
 
 
 if __name__ == "__main__":
