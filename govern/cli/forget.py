@@ -11,7 +11,7 @@ import click
 from govern.cli.render import Settings, emit, note
 
 if TYPE_CHECKING:
-    from govern.forget.execute import ForgetOutcome
+    from govern.forget.call import ForgetOutcome
     from govern.forget.measuring import Measurer
     from govern.forget.request import ForgetRequest
 

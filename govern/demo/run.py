@@ -18,7 +18,8 @@ from govern.demo.embedded import write_embedded_corpus
 from govern.demo.places import Places
 from govern.demo.story import Recitation, Story
 from govern.demo.training import Progressing, chapter_train
-from govern.forget.execute import ForgetOutcome, forget
+from govern.forget.call import ForgetOutcome
+from govern.forget.execute import forget
 from govern.forget.model_measurer import ModelMeasurer
 from govern.forget.request import ForgetRequest
 from govern.ids.corpus import ReadOptions

@@ -10,6 +10,7 @@
     measuring       the interface through which behaviour is measured before and after
     model_measurer  the measurer that loads models
     pending         what `execute` must remember to be completed after a kill
+    call            arguments of one call, resolved; what it must not touch
     evidence        receipt + measurements -> statement (pure)
     tombstone       what the manifest remembers of it
     execute         select, plan, measure, erase, verify, measure, sign, record: `forget`
@@ -25,11 +26,12 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from govern.forget.execute import ForgetOutcome, forget, plan_forget
+    from govern.forget.call import ForgetOutcome
+    from govern.forget.execute import forget, plan_forget
     from govern.forget.request import ForgetRequest
 
 _API = {
-    "ForgetOutcome": "govern.forget.execute",
+    "ForgetOutcome": "govern.forget.call",
     "ForgetRequest": "govern.forget.request",
     "forget": "govern.forget.execute",
     "plan_forget": "govern.forget.execute",

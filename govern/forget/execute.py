@@ -16,11 +16,7 @@ So a report exists only for an erase that was completed and verified, and there 
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,17 +25,27 @@ from govern.audit.report import render_report
 from govern.audit.report_file import issue, read_report, sign_statement, write_report
 from govern.audit.signing import Envelope, PrivateKey, load_private_key
 from govern.audit.statement import Predicate
+from govern.forget.call import (
+    PAGE,
+    REPORT,
+    Call,
+    ForgetOutcome,
+    bad_call,
+    default_report_dir,
+    locked,
+    require_outside,
+)
 from govern.forget.evidence import Erased, make_disclosure, make_statement
 from govern.forget.measuring import Measurements, Measurer, MeasureRequest
-from govern.forget.pending import Job, Pending, identity_of, require_same
+from govern.forget.pending import Job, require_same
 from govern.forget.plan import Plan, make_plan, require_executable
 from govern.forget.request import ForgetRequest
-from govern.forget.run_view import RunView, read_run, require_trained_on
+from govern.forget.run_view import read_run, require_trained_on
 from govern.forget.selection import select
 from govern.forget.tombstone import add_forgotten
-from manifests import Manifest, open_manifest
+from manifests import open_manifest
 from manifests.errors import CheckpointError, InputError, IntegrityError
-from manifests.files import atomic_write, writer_lock
+from manifests.files import atomic_write
 from manifests.sequence_id import parse_id
 from sinkmodel.erase import (
     Check,
@@ -49,64 +55,6 @@ from sinkmodel.erase import (
     settle,
     verify_erased,
 )
-
-REPORT, PAGE = "REPORT.json", "REPORT.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForgetOutcome:
-    """What a call did.
-
-    Attributes:
-        plan: What was to be erased.
-        run: The run in which it is erased.
-        report: REPORT.json, or None where an earlier request had erased everything.
-        html: The page to read, beside it.
-        ledger: The ledger that has the statement, or None.
-        verdict: PASSED, WARNED or FAILED, with its reasons; None without a report.
-        reasons: Why the verdict is not PASSED.
-        already_forgotten: Nothing was left to do, and nothing was written.
-    """
-
-    plan: Plan
-    run: Path
-    report: Path | None
-    html: Path | None
-    ledger: Path | None
-    verdict: str | None
-    reasons: tuple[str, ...] = ()
-    already_forgotten: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """The arguments of one `forget`, resolved."""
-
-    request: ForgetRequest
-    run: RunView
-    manifest: Manifest
-    out: Path | None
-    key: PrivateKey
-    ledger: Path
-    report_dir: Path
-    max_collateral: float
-    measurer: Measurer | None
-    operator: str
-
-    @property
-    def result(self) -> Path:
-        """The run in which the erase ends."""
-        return self.out or self.run.path
-
-    @property
-    def pending(self) -> Pending:
-        """What is remembered between two attempts."""
-        return Pending(self.report_dir)
-
-    @property
-    def identity(self) -> str:
-        """Which request this is."""
-        return identity_of(self.request, run=self.run.path, out=self.out)
 
 
 def plan_forget(
@@ -168,14 +116,14 @@ def forget(
         CheckpointError, ManifestError, InputError: Something given cannot be used.
     """
     if in_place == (out is not None):
-        raise _bad("forget", "either an output or in place", "both" if in_place else "neither")
+        raise bad_call("forget", "either an output or in place", "both" if in_place else "neither")
     if not 0 <= max_collateral <= 1:
-        raise _bad("--max-collateral", "a share between 0 and 1", f"{max_collateral:g}")
+        raise bad_call("--max-collateral", "a share between 0 and 1", f"{max_collateral:g}")
     view, opened = read_run(Path(run)), open_manifest(manifest)
     require_trained_on(view, opened)
     target = None if out is None else Path(out)
     home = target or view.path
-    call = _Call(
+    call = Call(
         request=request,
         run=view,
         manifest=opened,
@@ -187,21 +135,12 @@ def forget(
         measurer=measurer,
         operator=operator,
     )
-    _require_outside(call)
-    with _locked(call):
+    require_outside(call)
+    with locked(call):
         return _forget(call)
 
 
-def default_report_dir(run: Path, reference: str) -> Path:
-    """Where the report of a request lies unless it is said: beside the erased run."""
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", reference).strip("-")[:40]
-    if slug != reference:
-        # Two references must not meet in one directory because they differ in other signs.
-        slug = f"{slug}-{hashlib.sha256(reference.encode()).hexdigest()[:8]}".lstrip("-")
-    return run.parent / f"{run.name}-report-{slug}"
-
-
-def _forget(call: _Call) -> ForgetOutcome:
+def _forget(call: Call) -> ForgetOutcome:
     job = call.pending.job()
     if job is not None:
         require_same(job, call.identity, call.report_dir)
@@ -229,7 +168,7 @@ def _forget(call: _Call) -> ForgetOutcome:
     return _outcome(call, job.plan, report.statement().predicate)
 
 
-def _begin(call: _Call, plan: Plan) -> Job:
+def _begin(call: Call, plan: Plan) -> Job:
     """Fix the thresholds, measure what was before, and remember both."""
     if call.out is not None and call.out.exists() and any(call.out.iterdir()):
         raise CheckpointError(
@@ -254,9 +193,9 @@ def _begin(call: _Call, plan: Plan) -> Job:
     return job
 
 
-def _erase_and_sign(call: _Call, job: Job) -> tuple[Envelope, Disclosure]:
+def _erase_and_sign(call: Call, job: Job) -> tuple[Envelope, Disclosure]:
     if job.measured and call.measurer is None:
-        raise _bad(
+        raise bad_call(
             "measuring", "a measurer, as the first attempt had", "none; it cannot be completed so"
         )
     receipt = erase_locked(call.run.path, job.plan.blocks, job.plan.ids, out=call.out, pending=True)
@@ -281,7 +220,7 @@ def _erase_and_sign(call: _Call, job: Job) -> tuple[Envelope, Disclosure]:
 
 
 def _evidence(
-    call: _Call,
+    call: Call,
     job: Job,
     receipt: EraseReceipt,
     checks: tuple[Check, ...],
@@ -302,7 +241,7 @@ def _evidence(
     )
 
 
-def _outcome(call: _Call, plan: Plan, predicate: Predicate) -> ForgetOutcome:
+def _outcome(call: Call, plan: Plan, predicate: Predicate) -> ForgetOutcome:
     report = call.report_dir / REPORT
     page = call.report_dir / PAGE
     return ForgetOutcome(
@@ -316,7 +255,7 @@ def _outcome(call: _Call, plan: Plan, predicate: Predicate) -> ForgetOutcome:
     )
 
 
-def _done_before(call: _Call, plan: Plan) -> ForgetOutcome | None:
+def _done_before(call: Call, plan: Plan) -> ForgetOutcome | None:
     """The outcome where an earlier request did all this; otherwise None.
 
     Raises:
@@ -348,7 +287,7 @@ def _done_before(call: _Call, plan: Plan) -> ForgetOutcome | None:
     )
 
 
-def _measure_request(call: _Call, plan: Plan) -> MeasureRequest:
+def _measure_request(call: Call, plan: Plan) -> MeasureRequest:
     return MeasureRequest(
         manifest=call.manifest,
         forgotten=tuple((d.source, d.doc_id, parse_id(d.sequence_id)) for d in plan.documents),
@@ -368,35 +307,5 @@ def _require_passed(checks: tuple[Check, ...], run: Path) -> None:
             )
 
 
-def _require_outside(call: _Call) -> None:
-    """Report and ledger must not change the run that they are about."""
-    for name, path in (("--report", call.report_dir), ("--ledger", call.ledger)):
-        for run in {call.run.path.resolve(), call.result.resolve()}:
-            if path.resolve().is_relative_to(run):
-                raise _bad(name, f"a directory outside the run {run.name}", str(path))
-
-
-@contextmanager
-def _locked(call: _Call) -> Iterator[None]:
-    """One forget at a time for a run, and for a report directory.
-
-    A request that is refused leaves no new directory behind.
-    """
-    with writer_lock(call.run.path):
-        new = not call.report_dir.exists()
-        call.report_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            with writer_lock(call.report_dir):
-                yield
-        finally:
-            if new and {path.name for path in call.report_dir.iterdir()} <= {".lock"}:
-                (call.report_dir / ".lock").unlink(missing_ok=True)
-                call.report_dir.rmdir()
-
-
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _bad(what: str, expected: str, found: str) -> InputError:
-    return InputError(what, expected=expected, found=found, remedy="correct the call")

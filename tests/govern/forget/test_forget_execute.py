@@ -17,7 +17,7 @@ from govern.audit.report_file import read_report
 from govern.audit.signing import generate_keys
 from govern.audit.verify import verify_report
 from govern.forget import execute
-from govern.forget.execute import ForgetOutcome, default_report_dir
+from govern.forget.call import ForgetOutcome, default_report_dir
 from govern.forget.measuring import Measurements, Measurer
 from govern.forget.request import ForgetRequest, Kind
 from manifests import open_manifest
