@@ -24,7 +24,7 @@ from sinkmodel.routing import ROUTE_INDEX_FILE
 SINK_MAP = "sink_map.parquet"
 RECORD = "training.json"
 # Below this size reading costs nothing.
-_READ_BELOW_BYTES = 1 << 20
+READ_BELOW_BYTES = 1 << 20
 Ranges = dict[str, list[tuple[int, int]]]
 
 
@@ -60,7 +60,7 @@ def file_changes(
         if name in known:
             before, after = known[name]
             basis: Basis = "tree"
-        elif name in recorded and not _erasable(name) and status.st_size >= _READ_BELOW_BYTES:
+        elif name in recorded and not _erasable(name) and status.st_size >= READ_BELOW_BYTES:
             basis, before, after = "record", recorded[name], recorded[name]
         else:
             basis = "read"

@@ -8,7 +8,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ HOSTILE = (
     "two\nlines\x1b[31m",
     "long-" + "x" * 10_000,
 )
+# Arguments -> exit code, stdout, stderr; the fixture `run` is one.
+Run = Callable[..., tuple[int, str, str]]
+BASE = ("forget", "run", "--manifest", "manifest")
+SIGNED = ("--request", "R-17", "--reason", "GDPR art. 17", "--key", "keys/govern-private.pem")
 POLICIES = {"licence": "private", "secret": "strict", "poem": "private", "common": "shared"}
 
 

@@ -17,10 +17,13 @@ from govern.audit.statement import Statement
 
 STATEMENT_SCHEMA = "forget-v1.schema.json"
 REPORT_SCHEMA = "report-v1.schema.json"
+PLAN_SCHEMA = "plan-v1.schema.json"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """File name -> JSON Schema (draft 2020-12) of everything that leaves the toolkit signed."""
+    """File name -> JSON Schema (draft 2020-12) of the JSON files that people exchange."""
+    from govern.forget.plan_file import PlanFile
+
     return {
         STATEMENT_SCHEMA: json_schema(
             Statement,
@@ -31,6 +34,11 @@ def schemas() -> dict[str, dict[str, Any]]:
             Report,
             identifier="urn:memsinks-govern:schema:report:v1",
             title="REPORT.json of a forget operation",
+        ),
+        PLAN_SCHEMA: json_schema(
+            PlanFile,
+            identifier="urn:memsinks-govern:schema:plan:v1",
+            title="PLAN.json of a forget operation",
         ),
     }
 

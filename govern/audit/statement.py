@@ -27,13 +27,17 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Record):
-    """What was asked for, by whom (as a keyed hash) and when (UTC)."""
+    """What was asked for, by whom (as a keyed hash) and when (UTC).
+
+    `plan_sha256` is the digest of the plan file that was approved beforehand, if one was.
+    """
 
     reference: str
     reason: str
     received_at: Utc
     executed_at: Utc
     requester: Sha256 | None = None
+    plan_sha256: Sha256 | None = field(default=None, metadata={"omit": True})
 
 
 @dataclass(frozen=True, kw_only=True)

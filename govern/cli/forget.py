@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,11 @@ class _Options:
     where: str | None
     text_file: Path | None
     all_sinks: bool
+    from_plan: Path | None
     out: Path | None
     in_place: bool
     plan: bool
+    plan_file: Path | None
     request: str | None
     reason: str | None
     key: Path | None
@@ -54,9 +57,16 @@ class _Options:
 @click.option("--where", metavar="SQL", help="A condition over the columns of documents.")
 @click.option("--text-file", type=_PATH, help="A text; documents that hold it, or nearly, are.")
 @click.option("--all-sinks", is_flag=True, help="Everything that owns sinks.")
+@click.option("--from-plan", type=_PATH, metavar="PLAN", help="Execute what --plan-file wrote.")
 @click.option("--out", type=_PATH, help="Write the erased run there.")
 @click.option("--in-place", is_flag=True, help="Erase RUN itself. There is no undo.")
-@click.option("--plan", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--plan", is_flag=True, help="Show what would be done; change nothing.")
+@click.option(
+    "--plan-file",
+    type=_PATH,
+    metavar="PLAN",
+    help="With --plan: write the plan there, to be approved and executed with --from-plan.",
+)
 @click.option("--request", metavar="REF", help="Your reference of the request.")
 @click.option("--reason", metavar="TEXT", help="Legal basis or reason; must not name a person.")
 @click.option("--key", type=_PATH, help="Private key that signs report and ledger.")
@@ -91,18 +101,55 @@ def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
     """
     settings: Settings = ctx.obj
     options = _Options(**values)
-    _require_one(ctx, options, "doc_id", "sequence_id", "where", "text_file", "all_sinks")
-    _require_one(ctx, options, "out", "in_place", "plan")
+    _require_usable(ctx, options)
     if options.plan:
         _show_plan(settings, run, options)
         return
-    for name in ("request", "reason"):
-        if not getattr(options, name):
-            raise click.UsageError(f"Missing option '--{name}'.", ctx)
+    if options.in_place:
+        _warn_of_no_undo(ctx, settings, run, options)
     outcome = _execute(settings, run, options)
     emit(settings, _as_json(outcome), lambda: _as_text(outcome, options.manifest))
     if outcome.verdict == "FAILED":
         ctx.exit(_EXIT_FAILED)
+
+
+def _require_usable(ctx: click.Context, options: _Options) -> None:
+    """Refuse options that contradict each other or lack another one."""
+    _require_one(
+        ctx, options, "doc_id", "sequence_id", "where", "text_file", "all_sinks", "from_plan"
+    )
+    _require_one(ctx, options, "out", "in_place", "plan")
+    if options.from_plan:
+        fixed = ("plan", "request", "reason", "max_collateral")
+        for name in fixed:
+            if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+                flag = name.replace("_", "-")
+                raise click.UsageError(f"--{flag} does not go with --from-plan.", ctx)
+        return
+    if options.plan_file and not options.plan:
+        raise click.UsageError("--plan-file goes with --plan.", ctx)
+    if options.plan_file or not options.plan:
+        for name in ("request", "reason"):
+            if not getattr(options, name):
+                raise click.UsageError(f"Missing option '--{name}'.", ctx)
+
+
+def _warn_of_no_undo(ctx: click.Context, settings: Settings, run: Path, options: _Options) -> None:
+    """Ask on a terminal; elsewhere `--yes` must have answered already."""
+    if options.yes:
+        note(settings, f"{run} is erased in place: there is no undo")
+    elif not is_terminal():
+        raise click.UsageError(
+            "--in-place cannot be undone; give --yes where no terminal can ask.", ctx
+        )
+    else:
+        question = f"{run} will be erased in place. There is no undo. Continue?"
+        click.confirm(question, abort=True, err=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person can be asked; the tests answer for one."""
+    return sys.stdin.isatty()
 
 
 def make_measurer(corpus: tuple[str, ...], reference: Path | None) -> Measurer | None:
@@ -114,16 +161,23 @@ def make_measurer(corpus: tuple[str, ...], reference: Path | None) -> Measurer |
 
 def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
     from govern.forget.execute import plan_forget
+    from govern.forget.plan_file import make_plan_file, write_plan_file
     from govern.forget.plan_text import plan_text
 
-    plan = plan_forget(
-        run, options.manifest, _request(options), max_collateral=options.max_collateral
-    )
-    emit(settings, plan.to_dict(), lambda: plan_text(plan))
+    request = _request(options)
+    plan = plan_forget(run, options.manifest, request, max_collateral=options.max_collateral)
+    result, lines = plan.to_dict(), [plan_text(plan)]
+    if options.plan_file:
+        file = make_plan_file(request, plan, run)
+        write_plan_file(file, options.plan_file)
+        result |= {"plan_file": str(options.plan_file), "plan_sha256": file.digest}
+        lines += [f"Plan file  {options.plan_file}", f"  digest {file.digest}"]
+    emit(settings, result, lambda: "\n".join(lines))
 
 
 def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
     from govern.forget.execute import forget as execute
+    from govern.forget.plan_file import read_plan_file
     from manifests.errors import InputError
 
     if options.key is None:
@@ -133,15 +187,12 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
             found="none",
             remedy="make one with `govern audit keygen --out keys`, or look at --plan first",
         )
-    request = _request(options)
-    if options.in_place and not options.yes:
-        question = f"{run} will be erased in place. There is no undo. Continue?"
-        click.confirm(question, abort=True, err=True)
+    approved = read_plan_file(options.from_plan) if options.from_plan else None
     note(settings, f"forgetting in {run}")
     return execute(
         run,
         options.manifest,
-        request,
+        approved.asked if approved else _request(options),
         out=options.out,
         in_place=options.in_place,
         key=options.key,
@@ -149,6 +200,7 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
         report_dir=options.report,
         max_collateral=options.max_collateral,
         measurer=make_measurer(options.corpus, options.reference),
+        approved=approved,
     )
 
 

@@ -13,6 +13,7 @@ from govern.audit.signing import PrivateKey
 from govern.forget.measuring import Measurer
 from govern.forget.pending import Pending, identity_of
 from govern.forget.plan import Plan
+from govern.forget.plan_file import PlanFile
 from govern.forget.request import ForgetRequest
 from govern.forget.run_view import RunView
 from manifests import Manifest
@@ -61,6 +62,7 @@ class Call:
     max_collateral: float
     measurer: Measurer | None
     operator: str
+    approved: PlanFile | None
 
     @property
     def result(self) -> Path:
@@ -75,7 +77,8 @@ class Call:
     @property
     def identity(self) -> str:
         """Which request this is."""
-        return identity_of(self.request, run=self.run.path, out=self.out)
+        digest = self.approved.digest if self.approved else None
+        return identity_of(self.request, run=self.run.path, out=self.out, approved=digest)
 
 
 def default_report_dir(run: Path, reference: str) -> Path:

@@ -161,6 +161,7 @@ def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
             received_at=erased.job.received_at,
             executed_at=erased.executed_at,
             requester=None if requester is None else requester_hmac(erased.key, requester),
+            plan_sha256=erased.job.approved,
         ),
         operator=_operator(erased),
         selection=_selection(erased),

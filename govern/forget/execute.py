@@ -39,6 +39,7 @@ from govern.forget.evidence import Erased, make_disclosure, make_statement
 from govern.forget.measuring import Measurements, Measurer, MeasureRequest
 from govern.forget.pending import Job, require_same
 from govern.forget.plan import Plan, make_plan, require_executable
+from govern.forget.plan_file import PlanFile, require_same_plan, require_unchanged
 from govern.forget.request import ForgetRequest
 from govern.forget.run_view import read_run, require_trained_on
 from govern.forget.selection import select
@@ -91,6 +92,7 @@ def forget(
     max_collateral: float = 0.0,
     measurer: Measurer | None = None,
     operator: str = "operator",
+    approved: PlanFile | None = None,
 ) -> ForgetOutcome:
     """Forget: zero the sinks of what the request selects, prove it, and record it.
 
@@ -107,6 +109,8 @@ def forget(
         max_collateral: The share of its sinks (0 to 1) that a kept sequence may lose.
         measurer: Measures behaviour; None leaves the evidence structural.
         operator: Who executes the request, for the statement.
+        approved: The plan file that is executed: `request` is the one it has, and its limit stands
+            for `max_collateral`.
 
     Raises:
         SelectionError: Nothing was found, or nothing of it can be erased.
@@ -131,9 +135,10 @@ def forget(
         key=key if isinstance(key, PrivateKey) else load_private_key(Path(key)),
         ledger=Path(ledger) if ledger else view.path.parent / "ledger",
         report_dir=Path(report_dir) if report_dir else default_report_dir(home, request.reference),
-        max_collateral=max_collateral,
+        max_collateral=approved.plan.collateral.max_allowed if approved else max_collateral,
         measurer=measurer,
         operator=operator,
+        approved=approved,
     )
     require_outside(call)
     with locked(call):
@@ -146,15 +151,13 @@ def _forget(call: Call) -> ForgetOutcome:
         require_same(job, call.identity, call.report_dir)
     else:
         call.pending.end()  # what a kill left of measuring, or of this very clearing
-        plan = make_plan(
-            call.manifest,
-            select(call.manifest, call.request, call.run),
-            call.run,
-            max_collateral=call.max_collateral,
-        )
+        plan = call.approved.plan if call.approved else _plan(call)
         done = _done_before(call, plan)
         if done is not None:
             return done
+        if call.approved is not None:
+            require_unchanged(call.approved, call.manifest, call.run.path)
+            require_same_plan(call.approved, _plan(call))
         require_executable(plan)
         job = _begin(call, plan)
     signed = call.pending.signed() or _erase_and_sign(call, job)
@@ -166,6 +169,11 @@ def _forget(call: Call) -> ForgetOutcome:
     settle(call.result)
     call.pending.end()
     return _outcome(call, job.plan, report.statement().predicate)
+
+
+def _plan(call: Call) -> Plan:
+    selection = select(call.manifest, call.request, call.run)
+    return make_plan(call.manifest, selection, call.run, max_collateral=call.max_collateral)
 
 
 def _begin(call: Call, plan: Plan) -> Job:
@@ -185,8 +193,9 @@ def _begin(call: Call, plan: Plan) -> Job:
         plan=plan,
         thresholds=thresholds,
         measured=call.measurer is not None,
-        received_at=_now(),
+        received_at=call.approved.made_at if call.approved else _now(),
         key=new_key().hex(),
+        approved=call.approved.digest if call.approved else None,
     )
     before = call.measurer.before(call.run.path, wanted) if call.measurer else b""
     call.pending.begin(job, before)

@@ -41,6 +41,7 @@ class Job(Record):
         measured: Whether behaviour is measured at all.
         received_at: When the command began.
         key: Key of the keyed hashes, 32 bytes in hex.
+        approved: Digest of the plan file that is executed, if one is.
     """
 
     identity: Sha256
@@ -49,6 +50,7 @@ class Job(Record):
     measured: bool
     received_at: Utc
     key: Sha256
+    approved: Sha256 | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,16 @@ class Pending:
         atomic_write(self.path / name, data, mode=0o600)
 
 
-def identity_of(request: ForgetRequest, *, run: Path, out: Path | None) -> str:
-    """Hex SHA-256 over what makes two calls the same request: re-runs must agree on it."""
+def identity_of(
+    request: ForgetRequest, *, run: Path, out: Path | None, approved: str | None = None
+) -> str:
+    """Hex SHA-256 over what makes two calls the same request: re-runs must agree on it.
+
+    Args:
+        request: What is asked for.
+        run, out: Where.
+        approved: Digest of the plan file that is executed, if one is.
+    """
     value = {
         "kind": request.kind,
         "values": list(request.values),
@@ -119,6 +129,7 @@ def identity_of(request: ForgetRequest, *, run: Path, out: Path | None) -> str:
         "requester": request.requester,
         "run": str(run.resolve()),
         "out": None if out is None else str(out.resolve()),
+        "approved": approved,
     }
     return hashlib.sha256(canonical(value)).hexdigest()
 

@@ -5,46 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from forget_world import FakeMeasurer, World, build_world
+from forget_world import BASE, SIGNED, FakeMeasurer, Run, World
 from synthetic_run import tree_digest
 
 import govern.cli
 import govern.cli.forget as command
 from govern.audit.report_file import read_report
-from govern.audit.signing import generate_keys
 from manifests.sequence_id import format_id
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = build_world(tmp_path)
-    generate_keys(tmp_path / "keys")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "make_measurer", lambda *_: FakeMeasurer())
-    return world
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            govern.cli.main(list(arguments))
-        out, err = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, out, err
-
-    return call
-
-
-BASE = ("forget", "run", "--manifest", "manifest")
-SIGNED = ("--request", "R-17", "--reason", "GDPR art. 17", "--key", "keys/govern-private.pem")
+def world(here: World) -> World:
+    return here
 
 
 def test_the_whole_command(world: World, run: Run) -> None:
@@ -70,7 +46,8 @@ def test_json_is_one_object(world: World, run: Run) -> None:
 
 def test_a_second_time_says_so(world: World, run: Run) -> None:
     again = (*BASE, "--doc-id", "poem", "--in-place", "--yes", *SIGNED)
-    assert run(*again)[0] == 0
+    code, _, err = run(*again)
+    assert (code, err.splitlines()[0]) == (0, "run is erased in place: there is no undo")
     digest = tree_digest(world.run)
     code, out, _ = run(*again)
     assert code == 0
@@ -92,7 +69,7 @@ def test_a_plan_writes_nothing_and_needs_no_key(world: World, run: Run) -> None:
     assert {p: p.stat().st_mtime_ns for p in world.base.rglob("*")} == files
 
 
-SELECTIONS = "--doc-id, --sequence-id, --where, --text-file, --all-sinks"
+SELECTIONS = "--doc-id, --sequence-id, --where, --text-file, --all-sinks, --from-plan"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +87,24 @@ SELECTIONS = "--doc-id, --sequence-id, --where, --text-file, --all-sinks"
         ),
         (("--doc-id", "a", "--out", "x", "--reason", "r"), "Missing option '--request'."),
         (("--doc-id", "a", "--out", "x", "--request", "r"), "Missing option '--reason'."),
+        (
+            ("--doc-id", "a", "--in-place", "--request", "r", "--reason", "r"),
+            "--in-place cannot be undone; give --yes where no terminal can ask.",
+        ),
+        (
+            ("--doc-id", "a", "--out", "x", "--plan-file", "p"),
+            "--plan-file goes with --plan.",
+        ),
+        (("--doc-id", "a", "--plan", "--plan-file", "p"), "Missing option '--request'."),
+        (
+            ("--from-plan", "p", "--out", "x", "--reason", "r"),
+            "--reason does not go with --from-plan.",
+        ),
+        (
+            ("--from-plan", "p", "--out", "x", "--max-collateral", "0"),
+            "--max-collateral does not go with --from-plan.",
+        ),
+        (("--from-plan", "p", "--plan"), "--plan does not go with --from-plan."),
         (("--doc-id", "a", "--plan", "--max-collateral", "2"), "2.0 is not in the range 0<=x<=1."),
     ],
 )
@@ -162,7 +157,10 @@ def test_mistakes_are_one_line_and_change_nothing(
     assert not (world.base / "x").exists()
 
 
-def test_in_place_asks_and_says_that_there_is_no_undo(world: World) -> None:
+def test_in_place_asks_and_says_that_there_is_no_undo(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "is_terminal", lambda: True)
     before = tree_digest(world.run)
     arguments = [*BASE, "--doc-id", "poem", "--in-place", *SIGNED]
     refused: Result = CliRunner().invoke(govern.cli.cli, arguments, input="n\n")

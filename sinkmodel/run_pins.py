@@ -1,0 +1,59 @@
+"""Pins: how a run looked at some time, so that nobody builds on it unnoticed once it changed.
+
+Read cheaply, since a plan must not cost what the model weighs: small files and the sink map in
+full, banks by header and stored Merkle root, everything else by size and time of change. That a
+bank's bytes fit its stored root is for the erase (the blocks it touches) and `govern audit verify`
+(all of them) to show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.files import sha256_file
+from sinkmodel import run_files
+from sinkmodel.bank_format import bank_digest, header_bytes, open_banks
+from sinkmodel.bank_tree import leaves_path, open_tree
+from sinkmodel.erase_files import READ_BELOW_BYTES, SINK_MAP
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePin:
+    """A file of a run.
+
+    Attributes:
+        name: Relative, with `/`.
+        size: Bytes.
+        digest: Hex SHA-256; of a bank `bank_digest`, of its tree the root; None where it was not
+            read.
+        mtime_ns: Time of the last change of a file that was not read in full; else None.
+    """
+
+    name: str
+    size: int
+    digest: str | None
+    mtime_ns: int | None
+
+
+def pin_files(run: Path) -> tuple[FilePin, ...]:
+    """Pin every file of a run directory, by name.
+
+    Raises:
+        CheckpointError: Not a run, or a bank or its tree cannot be read.
+    """
+    roots: dict[str, str] = {}
+    for bank in open_banks(run):
+        with open_tree(bank) as tree:
+            root = tree.root
+        roots[bank.path.name] = bank_digest(header_bytes(bank), root)
+        roots[leaves_path(bank.path).name] = root.hex()
+    return tuple(_pin(run, name, roots.get(name)) for name in run_files.list_files(run))
+
+
+def _pin(run: Path, name: str, digest: str | None) -> FilePin:
+    status = (run / name).stat()
+    if digest is None and (status.st_size < READ_BELOW_BYTES or name == SINK_MAP):
+        whole = sha256_file(run / name)
+        return FilePin(name=name, size=status.st_size, digest=whole, mtime_ns=None)
+    return FilePin(name=name, size=status.st_size, digest=digest, mtime_ns=status.st_mtime_ns)
