@@ -28,7 +28,8 @@ class _Options:
     doc_id: tuple[str, ...]
     sequence_id: tuple[str, ...]
     where: str | None
-    text_file: Path | None
+    text_file: tuple[Path, ...]
+    min_similarity: float | None
     all_sinks: bool
     from_plan: Path | None
     out: Path | None
@@ -55,7 +56,13 @@ class _Options:
 @click.option("--doc-id", multiple=True, metavar="ID", help="A document; may be repeated.")
 @click.option("--sequence-id", multiple=True, metavar="ID", help="A sequence; may be repeated.")
 @click.option("--where", metavar="SQL", help="A condition over the columns of documents.")
-@click.option("--text-file", type=_PATH, help="A text; documents that hold it, or nearly, are.")
+@click.option("--text-file", multiple=True, type=_PATH, help="A text; may be repeated.")
+@click.option(
+    "--min-similarity",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="J",
+    help="With --text-file: also documents of this Jaccard similarity or more.",
+)
 @click.option("--all-sinks", is_flag=True, help="Everything that owns sinks.")
 @click.option("--from-plan", type=_PATH, metavar="PLAN", help="Execute what --plan-file wrote.")
 @click.option("--out", type=_PATH, help="Write the erased run there.")
@@ -119,6 +126,8 @@ def _require_usable(ctx: click.Context, options: _Options) -> None:
         ctx, options, "doc_id", "sequence_id", "where", "text_file", "all_sinks", "from_plan"
     )
     _require_one(ctx, options, "out", "in_place", "plan")
+    if options.min_similarity is not None and not options.text_file:
+        raise click.UsageError("--min-similarity goes with --text-file.", ctx)
     if options.from_plan:
         fixed = ("plan", "request", "reason", "max_collateral")
         for name in fixed:
@@ -211,7 +220,7 @@ def _request(options: _Options) -> ForgetRequest:
         ("doc-id", options.doc_id),
         ("sequence-id", options.sequence_id),
         ("where", () if options.where is None else (options.where,)),
-        ("text-file", () if options.text_file is None else (str(options.text_file),)),
+        ("text-file", tuple(map(str, options.text_file))),
     ]
     kind, values = next(((k, v) for k, v in chosen if v), ("all-sinks", ()))
     return ForgetRequest(
@@ -219,6 +228,7 @@ def _request(options: _Options) -> ForgetRequest:
         values=values,
         reference=options.request or "plan",
         reason=options.reason or "plan",
+        min_similarity=options.min_similarity,
     )
 
 

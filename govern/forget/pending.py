@@ -127,6 +127,7 @@ def identity_of(
         "reference": request.reference,
         "reason": request.reason,
         "requester": request.requester,
+        "min_similarity": request.min_similarity,
         "run": str(run.resolve()),
         "out": None if out is None else str(out.resolve()),
         "approved": approved,

@@ -39,6 +39,7 @@ class PlannedRequest(Record):
     reference: str
     reason: str
     requester: str | None = None
+    min_similarity: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from manifests.errors import InputError
 
 Kind = Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_SINGLE = ("where", "text-file")
+_SINGLE = ("where",)
 _MAX_TEXT = 10_000
 
 
@@ -20,10 +20,12 @@ class ForgetRequest:
 
     Args:
         kind: How documents are selected.
-        values: Document IDs, sequence IDs, one SQL condition or one path; none for `all-sinks`.
+        values: Document IDs, sequence IDs, one SQL condition or paths; none for `all-sinks`.
         reference: The holder's reference of the request, printed in report and ledger.
         reason: Legal basis or reason, printed likewise: it must not name a person.
         requester: Who asked; appears as a keyed hash only.
+        min_similarity: For `text-file`: how similar (Jaccard, above 0 to 1) a document must be;
+            None selects the same text only.
 
     Raises:
         InputError: A field is empty, too long, or is not text that can be written down.
@@ -34,6 +36,7 @@ class ForgetRequest:
     reference: str
     reason: str
     requester: str | None = None
+    min_similarity: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -49,11 +52,20 @@ class ForgetRequest:
         _check_text("--reason", self.reason)
         if self.requester is not None:
             _check_text("requester", self.requester)
+        if self.min_similarity is not None:
+            self._check_similarity(self.min_similarity)
+
+    def _check_similarity(self, value: float) -> None:
+        if self.kind != "text-file":
+            raise _bad("--min-similarity", "a selection by --text-file", f"one by {self.kind}")
+        if not 0 < value <= 1:
+            raise _bad("--min-similarity", "a similarity above 0, at most 1", f"{value:g}")
 
     @property
     def query(self) -> str:
-        """The literal query as one line of JSON: kind, then the values."""
-        return json.dumps([self.kind, *self.values], ensure_ascii=False)
+        """The literal query as one line of JSON: kind, the values, and what limits them."""
+        limits = [] if self.min_similarity is None else [{"min_similarity": self.min_similarity}]
+        return json.dumps([self.kind, *self.values, *limits], ensure_ascii=False)
 
 
 def _check_text(what: str, value: str, limit: int = _MAX_TEXT) -> None:

@@ -193,10 +193,16 @@ def _requested(
     if request.kind == "where":
         return queries.documents_where(manifest, request.values[0]), [], []
     if request.kind == "text-file":
+        import pyarrow as pa
+
         from govern.forget.text_file import documents_with_text
 
-        table, notes = documents_with_text(manifest, Path(request.values[0]))
-        return table, [], notes
+        found = [
+            documents_with_text(manifest, Path(value), request.min_similarity)
+            for value in request.values
+        ]
+        notes = [note for _, some in found for note in some]
+        return pa.concat_tables([table for table, _ in found]), [], notes
     if request.kind == "all-sinks":
         return None, run.owners(), []
     given = [parse_id(value) for value in request.values]

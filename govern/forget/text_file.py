@@ -1,13 +1,16 @@
-"""Which documents of a manifest hold a given text: exact digest, then MinHash and exact Jaccard.
+"""Which documents of a manifest hold a given text: the same words, or enough of the same shingles.
 
-A manifest holds no text. Candidates come from the stored signatures alone; that a candidate is
-near enough is decided by the exact Jaccard similarity of its text, read again from the corpus that
-the manifest names and recognised there by its digest.
+A manifest holds no text. The same text is recognised by its digest; a similar one by its signature
+and then by exact Jaccard similarity on the stored shingle sets, so the corpus may be gone. Being
+similar is for a person to judge: nothing but the same words is selected unless a least similarity
+was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,48 +21,69 @@ from manifests.errors import InputError, SelectionError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from govern.ids.shingle import Sketches
+
 # A signature of n values estimates a similarity J with a standard deviation of sqrt(J(1-J)/n);
 # five of them leave out one true match in a few million.
 _DEVIATIONS = 5
 _HINT_FROM = 0.05
-_Key = tuple[str, str]
+_SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextMatch:
-    """A document near to the text, with the exact Jaccard similarity of their shingle sets."""
+    """A document near to the text.
 
+    Attributes:
+        row: Its row in `documents`.
+        source, doc_id: Its name.
+        jaccard: Exact Jaccard similarity of the two shingle sets.
+        same: Whether both are the same words in the same order.
+    """
+
+    row: int
     source: str
     doc_id: str
     jaccard: float
+    same: bool
 
 
-def documents_with_text(manifest: Manifest, path: Path) -> tuple[pa.Table, list[str]]:
+def documents_with_text(
+    manifest: Manifest, path: Path, min_similarity: float | None = None
+) -> tuple[pa.Table, list[str]]:
     """The documents that hold the text of a file, or nearly.
 
     Args:
-        manifest: The manifest; its corpus must still be readable unless the text is found exactly.
+        manifest: The manifest; its corpus is not read.
         path: A UTF-8 text file.
+        min_similarity: Least Jaccard similarity (0 to 1) of further documents; None selects only
+            those with the same words in the same order.
 
     Returns:
-        Rows of `documents` whose similarity to the text is at least the manifest's threshold, and
-        one note a row (the twelve nearest) that says how near.
+        Columns source, doc_id and sequence_id of these documents, and one note for each of the
+        nearest that says how near.
 
     Raises:
-        SelectionError: No document is near enough; names the nearest.
-        InputError: The file is not UTF-8 text, or the corpus cannot be read.
+        SelectionError: There is none; the message shows what is similar and how to ask for it.
+        InputError: The file is not UTF-8 text.
+        ManifestError: A similar text is looked for in a manifest without comparable shingle sets.
     """
     text = _read(path)
     exact = queries.find_sha256(manifest, hashlib.sha256(text.encode()).digest())
-    if exact.num_rows:
-        return exact, ["the text is found word for word"]
+    columns = ["source", "doc_id", "sequence_id"]
+    if exact.num_rows and min_similarity is None:
+        return exact.select(columns), [f"the text of {path} is found word for word"]
     threshold = float(manifest.parameters["threshold"])
-    matches = _verified(manifest, text, _candidates(manifest, text, threshold))
-    near = [match for match in matches if match.jaccard >= threshold]
-    if not near:
-        raise _not_found(manifest, path, matches[:1], threshold)
-    notes = [f"similarity {m.jaccard:.3f} to {m.source}/{m.doc_id}" for m in near[:12]]
-    return _rows(manifest, near), notes
+    matches = _similar(manifest, text, threshold if min_similarity is None else min_similarity)
+    if min_similarity is None:
+        chosen = [match for match in matches if match.same]
+    else:
+        chosen = [match for match in matches if match.jaccard >= min_similarity]
+    if not chosen:
+        raise _not_found(path, matches, threshold, min_similarity)
+    rows = manifest.table("documents", columns).take([match.row for match in chosen])
+    notes = [f"similarity {m.jaccard:.3f} to {m.source}/{m.doc_id}" for m in chosen[:_SHOWN]]
+    return rows, notes
 
 
 def _read(path: Path) -> str:
@@ -67,89 +91,89 @@ def _read(path: Path) -> str:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         found = "bytes that are not UTF-8" if isinstance(error, ValueError) else error.strerror
-        raise InputError(
-            f"--text-file {path}",
-            expected="a UTF-8 text file",
-            found=found or "an unreadable file",
-            remedy="give the text to forget as a plain text file",
-        ) from None
+        raise _unusable(path, "a UTF-8 text file", found or "an unreadable file") from None
     if not text.strip():
-        raise InputError(
-            f"--text-file {path}",
-            expected="some text",
-            found="nothing but white space",
-            remedy="give the text to forget as a plain text file",
-        )
+        raise _unusable(path, "some text", "nothing but white space")
     return text
 
 
-def _candidates(manifest: Manifest, text: str, threshold: float) -> list[_Key]:
-    """Documents whose signature allows the threshold; the nearest one in any case."""
+def _similar(manifest: Manifest, text: str, least: float) -> list[TextMatch]:
+    """Documents whose signature allows `least`, and the nearest in any case, nearest first."""
     import numpy as np
-    import pyarrow as pa
 
-    from govern.ids.minhash import permutations
-    from govern.ids.shingle import sketch
+    from govern.ids.rules import require_shingles
+    from govern.ids.search import rows_like, sketch_for
 
-    known = manifest.parameters
-    count = int(known["num_perm"])
-    found = sketch(
-        pa.array([text], pa.large_string()),
-        ngram=int(known["ngram"]),
-        permutations=permutations(count, int(known["seed"])),
-    )
-    table = manifest.table("signatures")
-    raw = table["signature"].combine_chunks()
-    if not len(raw):
+    require_shingles(manifest)
+    sketched = sketch_for(manifest, text)
+    count = int(manifest.parameters["num_perm"])
+    slack = _DEVIATIONS * math.sqrt(least * (1 - least) / count)
+    rows, estimates = rows_like(manifest, sketched, min(_HINT_FROM, least - slack))
+    wanted = np.flatnonzero(estimates >= least - slack)
+    if not len(rows):
         return []
-    data = np.frombuffer(raw.buffers()[1], dtype="<u4")
-    stored = data[count * raw.offset : count * (raw.offset + len(raw))].reshape(-1, count)
-    estimates = (stored == found.signatures[0]).mean(axis=1)
-    slack = _DEVIATIONS * (threshold * (1 - threshold) / count) ** 0.5
-    rows = set(np.flatnonzero(estimates >= threshold - slack).tolist())
-    if estimates.max() >= _HINT_FROM:
-        rows.add(int(estimates.argmax()))
-    chosen = table.take(sorted(rows))
-    return list(zip(chosen["source"].to_pylist(), chosen["doc_id"].to_pylist(), strict=True))
+    if not len(wanted):
+        wanted = np.array([int(estimates.argmax())])
+    return _measured(manifest, sketched, rows[wanted].tolist())
 
 
-def _verified(manifest: Manifest, text: str, candidates: list[_Key]) -> list[TextMatch]:
-    """Exact Jaccard to every candidate, nearest first."""
-    from govern.ids.reference import jaccard, shingles
-    from govern.ids.texts import read_texts
+def _measured(manifest: Manifest, sketched: Sketches, rows: list[int]) -> list[TextMatch]:
+    """Exact Jaccard to the documents of these rows, nearest first."""
+    import numpy as np
 
-    wanted = set(candidates)
-    if not wanted:
-        return []
-    ngram = int(manifest.parameters["ngram"])
-    own, found = set(shingles(text, ngram)), []
-    for batch in read_texts(manifest):
-        columns = (batch.column(name) for name in ("source", "doc_id", "text"))
-        for source, doc_id, other in zip(*columns, strict=True):
-            key = (source.as_py(), doc_id.as_py())
-            if key in wanted:
-                similarity = jaccard(own, set(shingles(other.as_py(), ngram)))
-                found.append(TextMatch(source=key[0], doc_id=key[1], jaccard=similarity))
+    from govern.ids.sets import stored_sets
+    from govern.ids.stored import first_rows
+
+    own, words = np.unique(sketched.hashes), sketched.content[0].tobytes()
+    shingles = manifest.table("shingles", ["text", "content"])
+    text_of = shingles["text"].to_numpy()
+    content = shingles["content"].take(rows).to_pylist()
+    standing = first_rows(text_of)[text_of[rows]]
+    ascending = np.unique(standing)
+    jaccard: dict[int, float] = {}
+    for places, sets in stored_sets(manifest, ascending):
+        for place, begin, size in zip(places, sets.begins, sets.sizes, strict=True):
+            both = len(np.intersect1d(own, sets.values[begin : begin + size], assume_unique=True))
+            jaccard[int(ascending[place])] = both / (len(own) + int(size) - both)
+    names = manifest.table("documents", ["source", "doc_id"]).take(rows).to_pylist()
+    found = [
+        TextMatch(row=row, jaccard=jaccard[int(first)], same=bytes(digest) == words, **name)
+        for row, first, digest, name in zip(rows, standing, content, names, strict=True)
+    ]
     return sorted(found, key=lambda m: (-m.jaccard, m.source, m.doc_id))
 
 
-def _rows(manifest: Manifest, matches: list[TextMatch]) -> pa.Table:
-    import pyarrow as pa
-
-    tables = [queries.find_document(manifest, m.doc_id, m.source) for m in matches]
-    return pa.concat_tables(tables)
-
-
 def _not_found(
-    manifest: Manifest, path: Path, nearest: list[TextMatch], threshold: float
+    path: Path, matches: list[TextMatch], threshold: float, asked: float | None
 ) -> SelectionError:
-    hint = "none that is near"
-    if nearest:
-        match = nearest[0]
-        hint = f"at best {match.jaccard:.3f}, {match.doc_id[:80]!r} of source {match.source[:80]!r}"
+    near = [match for match in matches if match.jaccard >= threshold]
+    if asked is None and near:
+        least = math.floor(100 * near[-1].jaccard) / 100
+        return SelectionError(
+            f"--text-file {path}",
+            expected="a text with the same words as a document",
+            found=f"{len(near)} similar ones: {_named(near)}",
+            remedy=f"--min-similarity {least:.2f} selects these; or give the text as it was",
+        )
+    wanted = threshold if asked is None else asked
     return SelectionError(
         f"--text-file {path}",
-        expected=f"a document of manifest {manifest.path} with similarity {threshold:g} or more",
-        found=hint,
+        expected=f"a document with similarity {wanted:g} or more",
+        found=f"at best {_named(matches[:1])}" if matches else "none that is near",
         remedy="give the text as it stood in the corpus, or select that document with --doc-id",
+    )
+
+
+def _named(matches: Iterable[TextMatch]) -> str:
+    shown = list(matches)
+    names = [f"{m.jaccard:.3f} {m.doc_id[:80]!r} of source {m.source[:80]!r}" for m in shown[:3]]
+    return ", ".join(names) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def _unusable(path: Path, expected: str, found: str) -> InputError:
+    return InputError(
+        f"--text-file {path}",
+        expected=expected,
+        found=found,
+        remedy="give the text to forget as a plain text file",
     )

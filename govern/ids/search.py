@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.minhash import permutations
@@ -18,6 +20,10 @@ from govern.ids.rules import require_rules
 from manifests import queries
 from manifests.errors import InputError
 from manifests.reader import Manifest
+
+if TYPE_CHECKING:
+    from govern.ids.shingle import Sketches
+    from govern.ids.store import Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +71,45 @@ def find_text(manifest: Manifest, data: bytes, *, what: str = "text") -> list[Fo
     ]
 
 
-def _similar(manifest: Manifest, text: str) -> list[tuple[int, float]]:
-    """(sequence ID, estimated similarity) of documents whose estimate reaches the threshold."""
+def sketch_for(manifest: Manifest, text: str) -> Sketches:
+    """Shingle hashes and signature of one text, comparable with those that the manifest stores.
+
+    Raises:
+        ManifestError: They were made by other rules than this release's.
+    """
     from govern.ids.shingle import sketch
-    from govern.ids.stored import signature_blocks
 
     require_rules(manifest)
     known = manifest.parameters
-    num_perm = known["num_perm"]
-    sketched = sketch(
+    return sketch(
         pa.array([text], pa.large_string()),
         ngram=known["ngram"],
-        permutations=permutations(num_perm, known["seed"]),
+        permutations=permutations(known["num_perm"], known["seed"]),
     )
-    rows, estimates = [], []
+
+
+def rows_like(
+    manifest: Manifest, sketched: Sketches, least: float
+) -> tuple[Indices, npt.NDArray[np.float64]]:
+    """Rows of `documents`, ascending, whose estimated similarity is at least this, and it."""
+    from govern.ids.stored import signature_blocks
+
+    rows, estimates = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for first, block in signature_blocks(manifest):
         estimate = (block == sketched.signatures[0]).mean(axis=1)
-        hits = np.flatnonzero(estimate >= known["threshold"])
-        rows.extend((first + hits).tolist())
-        estimates.extend(estimate[hits].tolist())
-    ids = manifest.table("documents", ["sequence_id"])["sequence_id"].take(
-        pa.array(rows, pa.int64())
+        hits = np.flatnonzero(estimate >= least)
+        rows.append(first + hits)
+        estimates.append(estimate[hits])
+    return np.concatenate(rows), np.concatenate(estimates)
+
+
+def _similar(manifest: Manifest, text: str) -> list[tuple[int, float]]:
+    """(sequence ID, estimated similarity) of documents whose estimate reaches the threshold."""
+    rows, estimates = rows_like(
+        manifest, sketch_for(manifest, text), manifest.parameters["threshold"]
     )
-    return list(zip(ids.to_pylist(), estimates, strict=True))
+    ids = manifest.table("documents", ["sequence_id"])["sequence_id"].take(pa.array(rows))
+    return list(zip(ids.to_pylist(), estimates.tolist(), strict=True))
 
 
 def _unusable(what: str, found: str) -> InputError:

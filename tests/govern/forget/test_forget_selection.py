@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from forget_world import HOSTILE, World, alias, build_world, text, with_aliases
+from forget_world import HOSTILE, World, alias, build_world, with_aliases
 
 from govern.forget.request import ForgetRequest, Kind
 from govern.forget.run_view import read_run
@@ -68,29 +68,6 @@ def test_all_sinks_are_those_that_own_some(world: World) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_only_names(world: World, name: str) -> None:
     assert names(selected(world, "doc-id", name)) == {name: "requested"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "note"),
-    [(0, "the text is found word for word"), (12, "similarity 0.")],
-)
-def test_a_text_is_found_by_its_words(
-    world: World, tmp_path: Path, changes: int, note: str
-) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text(text("licence", changes=changes))
-    selection = selected(world, "text-file", str(file))
-    assert set(names(selection)) == set(LICENCE)
-    assert selection.notes[0].startswith(note)
-
-
-def test_a_text_that_is_not_near_enough_names_the_nearest(world: World, tmp_path: Path) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text(text("poem", changes=100))
-    with pytest.raises(SelectionError) as caught:
-        selected(world, "text-file", str(file))
-    assert "with similarity 0.7 or more, found at best 0.3" in str(caught.value)
-    assert "'poem' of source 'corpus'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
