@@ -11,6 +11,8 @@ import torch
 from sinkmodel.evaluate.metrics import rouge_l_recall, verbatim_tokens
 from sinkmodel.modeling_sink import SinkForCausalLM
 
+_ROWS = 64  # prompts at a time: what a step costs beside its arithmetic is paid once for all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recital:
@@ -60,8 +62,8 @@ def recite(
     model.eval()
     able = [i for i, tokens in enumerate(documents) if len(tokens) >= prefix + length]
     found: list[Recital | None] = [None] * len(documents)
-    for begin in range(0, len(able), 16):
-        batch = able[begin : begin + 16]
+    for begin in range(0, len(able), _ROWS):
+        batch = able[begin : begin + _ROWS]
         prompt = np.stack([documents[i][:prefix] for i in batch]).astype(np.int64)
         ids = torch.tensor([sequence_ids[i] for i in batch], device=model.device)
         output = model.generate(
