@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def writer_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's writer lock, or say at once who does.
 
     An advisory `flock` on `DIRECTORY/.lock`: the kernel releases it when the holder dies, so a
-    stale lock cannot exist. The file holds the holder's pid and host, for the message only.
+    stale lock cannot exist. The file holds the holder's pid, host and time of beginning, for the
+    message only.
 
     Raises:
         LockedError: Another process holds it.
@@ -87,7 +89,9 @@ def writer_lock(directory: Path) -> Iterator[None]:
                 remedy="wait until that process has finished, then run the command again",
             ) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n"
+        os.pwrite(descriptor, holder.encode(), 0)
         yield
     finally:
         os.close(descriptor)

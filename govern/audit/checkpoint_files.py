@@ -17,12 +17,15 @@ from pathlib import Path
 
 from govern.audit.statement import DigestSet
 from manifests import merkle
-from manifests.errors import InputError, IntegrityError
+from manifests.errors import GovernError, InputError, IntegrityError
 from sinkmodel.bank_format import Bank, open_bank, open_regular, read_exactly
 
 # What may lie in a run directory without being part of the checkpoint: the writer's lock, and the
 # report itself with its page. Everything else must be listed in the statement.
 IGNORED = frozenset({".lock", "REPORT.json", "REPORT.html"})
+# An erase in place leaves it in the run until its report is written.
+_JOURNAL = ".erase.json"
+_ATTEMPTS = 3
 BANK_NAME = re.compile(r"sinks-[0-9]{5}\.safetensors")
 _CHUNK_BYTES = 8 << 20
 
@@ -52,11 +55,14 @@ class ScannedRun:
 
 
 def scan_run(path: Path) -> ScannedRun:
-    """Hash everything in a run directory.
+    """Hash everything in a run directory, as it was at one time.
+
+    A run that somebody changes meanwhile is read once more: what is found is the old state or the
+    new one, never parts of both.
 
     Raises:
         InputError: There is no such directory.
-        IntegrityError: Something in it is neither file nor folder.
+        IntegrityError: An erase is under way there, or something in it is neither file nor folder.
         CheckpointError: A bank's header does not fit its file.
     """
     if not path.is_dir():
@@ -66,6 +72,42 @@ def scan_run(path: Path) -> ScannedRun:
             found="a file" if path.exists() else "nothing",
             remedy="give the directory that `govern forget --out` wrote",
         )
+    for _ in range(_ATTEMPTS):
+        before = _state(path)
+        if _JOURNAL in before:
+            break
+        try:
+            found = _scan(path)
+        except (GovernError, OSError):
+            if _state(path) == before:
+                raise
+        else:
+            if _state(path) == before:
+                return found
+    raise IntegrityError(
+        f"run {path}",
+        expected="files that stay as they are while they are read",
+        found="an erase is under way, or one was interrupted"
+        if (path / _JOURNAL).exists()
+        else "files that somebody changes",
+        remedy="verify again when the process that works there has ended; the command of an "
+        "interrupted erase, run once more, completes it",
+    )
+
+
+def _state(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Name -> inode, size and time of change of every file but those to be ignored."""
+    found = {}
+    for name in _names(path, ""):
+        try:
+            status = (path / name).lstat()
+        except FileNotFoundError:
+            continue  # gone since it was listed: the next state shows that
+        found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _scan(path: Path) -> ScannedRun:
     names = sorted(_names(path, ""))
     banks = [name for name in names if BANK_NAME.fullmatch(name)]
     run = ScannedRun(path=path, digests={}, trees={}, headers={}, zero_leaf={})

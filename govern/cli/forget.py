@@ -169,13 +169,16 @@ def make_measurer(corpus: tuple[str, ...], reference: Path | None) -> Measurer |
 
 
 def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
+    from govern.forget.estimate import estimate, estimate_text
     from govern.forget.execute import plan_forget
     from govern.forget.plan_file import make_plan_file, write_plan_file
     from govern.forget.plan_text import plan_text
 
     request = _request(options)
     plan = plan_forget(run, options.manifest, request, max_collateral=options.max_collateral)
-    result, lines = plan.to_dict(), [plan_text(plan)]
+    cost = estimate(plan, run)
+    result = plan.to_dict() | {"estimate": cost.to_dict()}
+    lines = [plan_text(plan), estimate_text(cost)]
     if options.plan_file:
         file = make_plan_file(request, plan, run)
         write_plan_file(file, options.plan_file)

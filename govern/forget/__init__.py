@@ -6,6 +6,7 @@
     lookup          rows of a large manifest by sequence ID, read sparingly
     text_file       which documents of a manifest hold a given text
     plan            selection + sink map -> blocks, and what other IDs would lose (pure)
+    estimate        what the erase of a plan will read and write
     plan_file       a plan that is approved now and executed later
     plan_text       the plan for people
     measuring       the interface through which behaviour is measured before and after

@@ -216,3 +216,21 @@ def test_planning_needs_no_torch(world: World) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Selection")
+
+
+@pytest.mark.usefixtures("world")
+def test_a_plan_says_what_it_will_cost(run: Run) -> None:
+    code, out, _ = run("--output", "json", *BASE, "--doc-id", "poem", "--plan")
+    assert code == 0
+    plan = json.loads(out)
+    cost, zeroed = plan["estimate"], len(plan["sequences"][0]["exclusive"]) * plan["block_bytes"]
+    assert cost["bytes_zeroed"] == zeroed == 3 * 192
+    # Steps and two moments of three blocks: a bound, not all of them need have been trained.
+    assert cost["state_bytes_zeroed"] == 3 * (8 + 2 * 192)
+    assert run(*BASE, "--doc-id", "poem", "--in-place", "--yes", *SIGNED)[0] == 0
+    integrity = read_report(Path("run-report-R-17/REPORT.json")).statement().predicate.integrity
+    assert 1 <= integrity.optimizer_state.blocks_zeroed <= 3
+    assert cost["bytes_written_in_place"] > zeroed + cost["state_bytes_zeroed"]
+    shown = run(*BASE, "--doc-id", "secret", "--plan")[1]
+    assert f"Estimate   about {cost['seconds']:g} s without measuring; " in shown
+    assert f"  at most {cost['state_bytes_zeroed']:,} bytes of optimizer state zeroed" in shown
