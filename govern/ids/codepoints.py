@@ -115,7 +115,7 @@ def tables() -> CodepointTables:
 
 @functools.lru_cache(maxsize=1)
 def ascii_table() -> npt.NDArray[np.uint8]:
-    """uint8 [128]: the folded byte of a word character, 0 for a separator."""
+    """uint8 [128]: the folded byte of a word character, a space for a separator."""
     return np.array(
-        [ord(chr(i).lower()) if chr(i).isalnum() else 0 for i in range(128)], dtype=np.uint8
+        [ord(chr(i).lower()) if chr(i).isalnum() else 32 for i in range(128)], dtype=np.uint8
     )

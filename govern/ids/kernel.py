@@ -33,6 +33,7 @@ _FACTOR = np.uint64(reference.SHINGLE_FACTOR)
 _LENGTH = np.uint64(reference.LENGTH_FACTOR)
 _MIX_A = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_B = np.uint64(0xC4CEB9FE1A85EC53)
+_ONE = np.uint64(1)
 _U33 = np.uint64(33)
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -78,6 +79,26 @@ def _encode(code, out, at):  # type: ignore[no-untyped-def]
     return at + 4
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _ascii_run(data, position, end, ascii_fold, out, at, inside):  # type: ignore[no-untyped-def]
+    """Fold ASCII up to `end` or the first other byte; positions behind it, words begun, inside one.
+
+    No branch a byte, since word lengths cannot be predicted: a separator writes a space too, which
+    stays only when a word ended there. Unsigned, so that numba does not wrap indices around.
+    """
+    position, end, at = np.uint64(position), np.uint64(end), np.uint64(at)
+    inside, begun = np.uint64(inside), np.uint64(0)
+    while position < end and data[position] < 0x80:
+        folded = ascii_fold[data[position]]
+        position += _ONE
+        is_word = np.uint64(folded != _SPACE)
+        out[at] = folded
+        at += is_word | inside
+        begun += is_word & (inside ^ _ONE)
+        inside = is_word
+    return np.int64(position), np.int64(at), np.int64(begun), inside != 0
+
+
 @njit(nogil=True, cache=True)
 def normalise(data, offsets, ascii_fold, packed, multi, trusted, out, out_offsets, n_words, state):  # type: ignore[no-untyped-def]
     """Write each document's words, case folded and joined by one space, one after another.
@@ -104,22 +125,18 @@ def normalise(data, offsets, ascii_fold, packed, multi, trusted, out, out_offset
         last_ccc = np.uint32(0)
         result = DONE
         while position < end:
-            byte = data[position]
-            if byte < 0x80:
-                position += 1
+            if data[position] < 0x80:
+                inside = before != SEPARATOR
+                if before == SOLO and ascii_fold[data[position]] != _SPACE:
+                    out[at] = _SPACE
+                    at += 1
+                    inside = False
+                position, at, begun, inside = _ascii_run(
+                    data, position, end, ascii_fold, out, at, inside
+                )
+                count += begun
+                before = np.uint32(LETTER if inside else SEPARATOR)
                 last_ccc = np.uint32(0)
-                folded = ascii_fold[byte]
-                if folded == 0:
-                    before = np.uint32(SEPARATOR)
-                    continue
-                if before in (SEPARATOR, SOLO):
-                    if count:
-                        out[at] = _SPACE
-                        at += 1
-                    count += 1
-                    before = np.uint32(LETTER)
-                out[at] = folded
-                at += 1
                 continue
             code, length = _decode(data, position)
             position += length
@@ -139,16 +156,19 @@ def normalise(data, offsets, ascii_fold, packed, multi, trusted, out, out_offset
                     break
                 kind = one >> np.uint32(CLASS_SHIFT) & np.uint32(3)
                 if kind == SEPARATOR:
+                    out[at] = _SPACE
+                    at += before != SEPARATOR
                     before = np.uint32(SEPARATOR)
                     continue
                 if before == SEPARATOR or kind == SOLO or (kind == LETTER and before == SOLO):
-                    if count:
-                        out[at] = _SPACE
-                        at += 1
+                    out[at] = _SPACE
+                    at += before != SEPARATOR
                     count += 1
                 at = _encode(one & np.uint32(CODEPOINT_MASK), out, at)
                 if kind != MARK or before == SEPARATOR:
                     before = kind
+        if before == SEPARATOR and count:
+            at -= 1  # the space behind the last word
         if result == DONE and count == 0:
             result = NO_WORDS
         if result != DONE:
@@ -169,12 +189,26 @@ def _fmix64(value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _fmix32(value):  # type: ignore[no-untyped-def]
+def _token(value):  # type: ignore[no-untyped-def]
+    """datasketch's first mix of the 32-bit token hash: MurmurHash3's 32-bit finaliser."""
+    value = np.uint32(value & _LOW)
     value ^= value >> np.uint32(16)
     value = np.uint32(value * np.uint32(0x85EBCA6B))
     value ^= value >> np.uint32(13)
     value = np.uint32(value * np.uint32(0xC2B2AE35))
     return value ^ value >> np.uint32(16)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _hash_words(text, words):  # type: ignore[no-untyped-def]
+    """FNV-1a of each word of a normalised document. No branch a byte, as in `_ascii_run`."""
+    word, at = _OFFSET, np.uint64(0)
+    for position in range(len(text)):
+        ends = text[position] == _SPACE
+        words[at] = word
+        at += np.uint64(ends)
+        word = _OFFSET if ends else (word ^ np.uint64(text[position])) * _PRIME
+    words[at] = word
 
 
 @njit(nogil=True, cache=True)
@@ -189,33 +223,22 @@ def hash_shingles(text, offsets, n_words, ngram, hashes, hash_offsets):  # type:
         hashes: uint64 [hash_offsets[n]], filled.
         hash_offsets: int64 [n + 1]: a document has max(1, n_words - ngram + 1) shingles.
     """
-    window = np.zeros(ngram, dtype=np.uint64)
-    leaving = np.uint64(1)
-    for _ in range(ngram - 1):
-        leaving *= _FACTOR
+    words = np.empty(n_words.max() + 1 if len(n_words) else 0, dtype=np.uint64)
     for document in range(len(offsets) - 1):
-        at = hash_offsets[document]
-        rolling = np.uint64(0)
-        word = _OFFSET
-        seen = 0
-        width = min(ngram, n_words[document])
+        count = n_words[document]
+        _hash_words(text[offsets[document] : offsets[document + 1]], words)
+        for k in range(count):
+            words[k] = _fmix64(words[k])
+        found = hashes[hash_offsets[document] : hash_offsets[document + 1]]
+        found[:] = np.uint64(0)
+        width = min(ngram, count)
+        # Horner's rule, a term of all shingles at a time: such loops become vector instructions.
+        for term in range(width):
+            for k in range(len(found)):
+                found[k] = found[k] * _FACTOR + words[k + term]
         length = np.uint64(width) * _LENGTH
-        end = offsets[document + 1]
-        for position in range(offsets[document], end + 1):
-            if position < end and text[position] != _SPACE:
-                word = (word ^ np.uint64(text[position])) * _PRIME
-                continue
-            finished = _fmix64(word)
-            word = _OFFSET
-            slot = seen % ngram
-            if seen >= ngram:
-                rolling -= window[slot] * leaving
-            rolling = rolling * _FACTOR + finished
-            window[slot] = finished
-            seen += 1
-            if seen >= width:
-                hashes[at] = _fmix64(rolling + length)
-                at += 1
+        for k in range(len(found)):
+            found[k] = _fmix64(found[k] + length)
 
 
 @njit(nogil=True, cache=True)
@@ -232,10 +255,17 @@ def sign(hashes, hash_offsets, a, b, signatures):  # type: ignore[no-untyped-def
     for document in range(len(hash_offsets) - 1):
         row = signatures[document]
         row[:] = np.uint32(0xFFFFFFFF)
-        for i in range(hash_offsets[document], hash_offsets[document + 1]):
-            token = _fmix32(np.uint32(hashes[i] & _LOW))
+        last = hash_offsets[document + 1] - 1
+        # Four at a time, so that row, a and b are loaded once for four; the last may repeat.
+        for i in range(hash_offsets[document], last + 1, 4):
+            t = _token(hashes[i])
+            u = _token(hashes[min(i + 1, last)])
+            v = _token(hashes[min(i + 2, last)])
+            w = _token(hashes[min(i + 3, last)])
             for j in range(len(a)):
-                row[j] = min(row[j], np.uint32(a[j] * token + b[j]))
+                tu = min(np.uint32(a[j] * t + b[j]), np.uint32(a[j] * u + b[j]))
+                vw = min(np.uint32(a[j] * v + b[j]), np.uint32(a[j] * w + b[j]))
+                row[j] = min(row[j], min(tu, vw))
 
 
 @njit(nogil=True, cache=True)
