@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from govern.ids.corpus import CorpusFile, ReadOptions, find_files, kept_type, read_files
+from govern.ids.corpus import CorpusFile, ReadOptions, find_files, kept_type
 from govern.ids.minhash import permutations
 from govern.ids.pipeline import Progress, Silent, require_documents
 from govern.ids.rules import require_rules, require_shingles
@@ -158,7 +158,8 @@ def _add(
     known = manifest.parameters
     progress.stage("reading", None, "bytes")
     ingested = ingest(
-        read_files(files, _read_options(known, config)),
+        files,
+        _read_options(known, config),
         manifest.path / WORK_NAME,
         ngram=known["ngram"],
         permutations=permutations(known["num_perm"], known["seed"]),

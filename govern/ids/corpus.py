@@ -12,8 +12,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -62,12 +63,32 @@ class ReadOptions:
             )
 
 
+class Position(NamedTuple):
+    """A place in a sequence of files: so many files are done, and so many records of the next."""
+
+    files: int
+    records: int
+
+
+BEGINNING = Position(0, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusFile:
-    """One file to read: as the user named it, with its size and the source it stands for."""
+    """One file to read.
+
+    Attributes:
+        uri: As the user named it.
+        bytes: Its size.
+        version: What changes when the file does: its time of change, or what its server says.
+        source: The source that it stands for.
+        reader: Reads its format.
+        compression: Its compression.
+    """
 
     uri: str
     bytes: int
+    version: str
     source: str
     reader: Reader
     compression: str | None
@@ -83,12 +104,14 @@ class CorpusBatch:
         rejects: uri string, row int64, reason string, context binary.
         kinds: For each kept column the JSON kinds seen: a subset of str, int, float, bool, json.
         read: Files that were finished with this batch, in order.
+        end: Where reading goes on behind this batch; None behind the last one.
     """
 
     documents: pa.RecordBatch
     rejects: pa.RecordBatch
     kinds: tuple[frozenset[str], ...]
     read: tuple[CorpusFile, ...]
+    end: Position | None
 
 
 def find_files(inputs: Sequence[str | os.PathLike[str]], source: str | None) -> list[CorpusFile]:
@@ -103,8 +126,8 @@ def find_files(inputs: Sequence[str | os.PathLike[str]], source: str | None) -> 
     found: dict[str, CorpusFile] = {}
     for given in inputs:
         name = os.fspath(given)
-        for uri, size, stands_for in _expand(name):
-            one = _corpus_file(uri, size, source or stands_for)
+        for uri, size, version, stands_for in _expand(name):
+            one = _corpus_file(uri, size, version, source or stands_for)
             if one is not None:
                 found.setdefault(uri, one)
             elif uri == name:
@@ -132,21 +155,52 @@ def read_corpus(
     yield from read_files(find_files(inputs, options.source), options)
 
 
-def read_files(files: Iterable[CorpusFile], options: ReadOptions) -> Iterator[CorpusBatch]:
-    """`read_corpus` for files that `find_files` found."""
+def read_files(
+    files: Sequence[CorpusFile], options: ReadOptions, begin: Position = BEGINNING
+) -> Iterator[CorpusBatch]:
+    """`read_corpus` for files that `find_files` found, from `begin` on.
+
+    Raises:
+        InputError: A file cannot be opened, has no text column, or changed since it was found.
+    """
     fields = Fields(options.text_field, options.id_field, options.keep)
     batch = _Batch(options)
-    for one in files:
+    for number, one in enumerate(files[begin.files :], begin.files):
         with open_binary(one.uri) as file:
             batch.enter(one)
-            for item in one.reader(
-                file, one.uri, one.compression, fields, options.max_record_bytes
-            ):
+            items = one.reader(file, one.uri, one.compression, fields, options.max_record_bytes)
+            done = begin.records if number == begin.files else 0
+            for count, item in enumerate(islice(items, done, None), done + 1):
                 batch.add(item)
                 if batch.full:
-                    yield batch.take()
+                    yield batch.take(Position(number, count))
+        _require_unchanged(one)
         batch.read.append(one)
-    yield batch.take()
+    yield batch.take(None)
+
+
+def _require_unchanged(file: CorpusFile) -> None:
+    """Refuse a local file that is not the one that was found: half of it may be old, half new."""
+    if is_url(file.uri):
+        return
+    try:
+        now = _version(Path(file.uri).stat())
+    except OSError as error:
+        found = error.strerror or "no file"
+    else:
+        if now == file.version:
+            return
+        found = "one that was written to meanwhile"
+    raise InputError(
+        f"corpus file {file.uri}",
+        expected="a file that stays as it is while it is read",
+        found=found,
+        remedy="run it again when nothing writes there",
+    )
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size} bytes, changed at {status.st_mtime_ns} ns"
 
 
 @dataclass
@@ -222,7 +276,7 @@ class _Batch:
         ):
             self.rejects[name].append(value)
 
-    def take(self) -> CorpusBatch:
+    def take(self, end: Position | None) -> CorpusBatch:
         """The batch as Arrow; this object starts anew."""
         columns = self.columns
         rows = len(columns["row"])
@@ -242,6 +296,7 @@ class _Batch:
             rejects=pa.RecordBatch.from_pydict(self.rejects, schema=REJECTS),
             kinds=tuple(frozenset(kinds) for kinds in self.kinds),
             read=tuple(self.read),
+            end=end,
         )
         self._clear()
         self.read = []
@@ -290,7 +345,7 @@ def kept_type(kinds: Iterable[str]) -> pa.DataType:
     return pa.string()
 
 
-def _corpus_file(uri: str, size: int, source: str) -> CorpusFile | None:
+def _corpus_file(uri: str, size: int, version: str, source: str) -> CorpusFile | None:
     suffixes = [s.lower() for s in PurePosixPath(uri).suffixes]
     compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
     if compression:
@@ -298,7 +353,14 @@ def _corpus_file(uri: str, size: int, source: str) -> CorpusFile | None:
     reader = READERS.get(suffixes[-1]) if suffixes else None
     if reader is None:
         return None
-    return CorpusFile(uri=uri, bytes=size, source=source, reader=reader, compression=compression)
+    return CorpusFile(
+        uri=uri,
+        bytes=size,
+        version=version,
+        source=source,
+        reader=reader,
+        compression=compression,
+    )
 
 
 def _stem(uri: str) -> str:
@@ -309,8 +371,8 @@ def _stem(uri: str) -> str:
     return name
 
 
-def _expand(name: str) -> Iterator[tuple[str, int, str]]:
-    """(uri, bytes, source) of every file that an input names."""
+def _expand(name: str) -> Iterator[tuple[str, int, str, str]]:
+    """(uri, bytes, version, source) of every file that an input names."""
     if is_url(name):
         yield from _expand_url(name)
         return
@@ -319,20 +381,25 @@ def _expand(name: str) -> Iterator[tuple[str, int, str]]:
         for below in sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in below.relative_to(path).parts)
             if below.is_file() and not hidden:
-                yield below.as_posix(), below.stat().st_size, path.resolve().name
+                yield _found(below, path.resolve().name)
         return
     if path.is_file():
-        yield path.as_posix(), path.stat().st_size, _stem(name)
+        yield _found(path, _stem(name))
         return
     matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
     if not matches:
         raise _nothing(name, "nothing there")
     for match in matches:
         if match.is_file():
-            yield match.as_posix(), match.stat().st_size, _stem(match.name)
+            yield _found(match, _stem(match.name))
 
 
-def _expand_url(url: str) -> Iterator[tuple[str, int, str]]:
+def _found(path: Path, source: str) -> tuple[str, int, str, str]:
+    status = path.stat()
+    return path.as_posix(), status.st_size, _version(status), source
+
+
+def _expand_url(url: str) -> Iterator[tuple[str, int, str, str]]:
     import fsspec
 
     try:
@@ -341,15 +408,15 @@ def _expand_url(url: str) -> Iterator[tuple[str, int, str]]:
             paths = sorted(filesystem.find(path))
         else:
             paths = sorted(filesystem.glob(path))
-        sizes = [int(filesystem.size(p) or 0) for p in paths]
+        known = [(int(filesystem.size(p) or 0), str(filesystem.ukey(p))) for p in paths]
         is_folder = filesystem.isdir(path)
     except (OSError, ImportError, ValueError) as error:
         raise _nothing(url, str(error)) from None
     if not paths:
         raise _nothing(url, "nothing there")
-    for one, size in zip(paths, sizes, strict=True):
+    for one, (size, version) in zip(paths, known, strict=True):
         full = filesystem.unstrip_protocol(one) if len(paths) > 1 or is_folder else url
-        yield full, size, PurePosixPath(path).name if is_folder else _stem(one)
+        yield full, size, version, PurePosixPath(path).name if is_folder else _stem(one)
 
 
 def _nothing(name: str, found: str) -> InputError:

@@ -1,16 +1,17 @@
 """First stage: read the corpus once, and keep on disk what the later stages need.
 
 Text passes through and is not kept. Batches are sketched by worker threads (the kernel and the
-hashes release the GIL) and appended in order.
+hashes release the GIL) and written in order, as parts (`parts`): what was read is not read again
+when an interrupted build goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +20,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from govern.ids.corpus import CorpusBatch
+from govern.ids.corpus import BEGINNING, CorpusBatch, CorpusFile, ReadOptions, read_files
 from govern.ids.minhash import Permutations
-from govern.ids.shingle import Sketches, digests, sketch, text_buffers
-from govern.ids.store import ArrayFile, DocumentStore
+from govern.ids.parts import (
+    PARTS_NAME,
+    Part,
+    PartWriter,
+    Piece,
+    Task,
+    all_parts,
+    plan_tasks,
+    published,
+)
+from govern.ids.shingle import digests, sketch, text_buffers
+from govern.ids.store import ArrayFile, ChunkedRows, DocumentStore
 from manifests.schema import SHA256
+
+# Columns of a working file that are no columns of a document.
+_COMPUTED = ("key", "content", "signature", "hashes")
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -39,8 +53,8 @@ class Ingested:
         keys: uint64 [n, 2], BLAKE2b-128 of (source, doc_id): identity without the strings.
         content: uint64 [n, 4], SHA-256 of the normalised text as big-endian words.
         signatures: uint32 [n, num_perm].
-        hashes: uint64, shingle hashes, repeats kept.
-        hash_offsets: int64 [n + 1] into `hashes`.
+        hashes: For each batch of documents: uint64, shingle hashes in text order, repeats kept, and
+            int64 [documents + 1], where each document's begin.
         kinds: Per kept column, the JSON kinds that were seen.
         text_bytes: Bytes of text of all documents.
     """
@@ -49,86 +63,96 @@ class Ingested:
     rejects: pa.Table
     keys: npt.NDArray[np.uint64]
     content: npt.NDArray[np.uint64]
-    signatures: npt.NDArray[np.uint32]
-    hashes: npt.NDArray[np.uint64]
-    hash_offsets: npt.NDArray[np.int64]
+    signatures: ChunkedRows
+    hashes: tuple[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]], ...]
     kinds: tuple[frozenset[str], ...]
     text_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sketched:
-    documents: pa.RecordBatch
-    rejects: pa.RecordBatch
-    kinds: tuple[frozenset[str], ...]
-    keys: npt.NDArray[np.uint64]
-    sketches: Sketches
-
-
 def ingest(
-    batches: Iterable[CorpusBatch],
+    files: Sequence[CorpusFile],
+    options: ReadOptions,
     directory: Path,
     *,
     ngram: int,
     permutations: Permutations,
     workers: int,
     advance: Callable[[int], None],
+    durable: bool = False,
 ) -> Ingested:
-    """Read, sketch and store a corpus.
+    """Read, sketch and store a corpus; what is in `directory` from before is not done again.
 
     Args:
-        batches: The corpus.
-        directory: An empty directory for the working files.
+        files: The corpus.
+        options: How records are read.
+        directory: The folder for the working files.
         ngram: Words of a shingle.
         permutations: Coefficients of the signatures.
         workers: Threads.
         advance: Called with the bytes of text of each batch that is done.
+        durable: Whether parts that were read must outlive the machine's power.
     """
-    num_perm = len(permutations.a)
-    with ExitStack() as stack:
-        documents = DocumentStore(directory / "documents.arrow")
-        files = {
-            "keys": ArrayFile(directory / "keys.u64", np.uint64, 2),
-            "content": ArrayFile(directory / "content.u64", np.uint64, 4),
-            "signatures": ArrayFile(directory / "signatures.u32", np.uint32, num_perm),
-            "hashes": ArrayFile(directory / "hashes.u64", np.uint64),
-            "counts": ArrayFile(directory / "counts.i64", np.int64),
-        }
-        for file in files.values():
-            stack.callback(file.close)
-        rejects: list[pa.RecordBatch] = []
-        kinds: list[set[str]] = []
-        text_bytes = 0
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        for done in ordered_map(pool, lambda b: _sketch(b, ngram, permutations), batches, workers):
-            documents.append(done.documents)
-            rejects.append(done.rejects)
-            kinds = kinds or [set() for _ in done.kinds]
-            for seen, new in zip(kinds, done.kinds, strict=True):
-                seen |= new
-            files["keys"].append(done.keys)
-            files["content"].append(done.sketches.content.view(">u8"))
-            files["signatures"].append(done.sketches.signatures)
-            files["hashes"].append(done.sketches.hashes)
-            files["counts"].append(np.diff(done.sketches.hash_offsets))
-            size = int(np.sum(done.documents["n_bytes"].to_numpy()))
-            text_bytes += size
-            advance(size)
-    documents.finish()
-    arrays = {name: file.finish() for name, file in files.items()}
-    offsets = np.zeros(len(arrays["counts"]) + 1, dtype=np.int64)
-    np.cumsum(arrays["counts"], out=offsets[1:])
+    folder = directory / PARTS_NAME
+    tasks = plan_tasks(files)
+
+    def work(item: tuple[Task, CorpusBatch]) -> Piece:
+        return _sketch(*item, ngram, permutations)
+
+    with PartWriter(folder, durable=durable) as writer, ThreadPoolExecutor(workers) as pool:
+        missing = _missing_batches(tasks, folder, options, advance)
+        for piece in ordered_map(pool, work, missing, workers):
+            writer.add(piece)
+            advance(piece.text_bytes)
+    return _collect(list(all_parts(folder, tasks)), directory, len(permutations.a))
+
+
+def _missing_batches(
+    tasks: Sequence[Task], folder: Path, options: ReadOptions, advance: Callable[[int], None]
+) -> Iterator[tuple[Task, CorpusBatch]]:
+    """The batches of every task behind the parts of it that are there."""
+    for task in tasks:
+        parts = published(folder, task)
+        advance(sum(part.text_bytes for part in parts))
+        begin = parts[-1].end if parts else BEGINNING
+        if begin is not None:
+            for batch in read_files(task.files, options, begin):
+                yield task, batch
+
+
+def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
+    """All parts as one."""
+    documents = DocumentStore([part.path / "documents.arrow" for part in parts], _COMPUTED)
+    arrays = {}
+    for name, width in (("key", 2), ("content", 4)):
+        with closing(ArrayFile(directory / f"{name}.u64", np.uint64, width)) as file:
+            for column in documents.column(name):
+                file.append(_fixed_rows(column, np.uint64, width))
+            arrays[name] = file.finish()
     return Ingested(
         documents=documents,
-        rejects=pa.Table.from_batches(rejects),
-        keys=arrays["keys"],
+        rejects=pa.concat_tables(part.rejects() for part in parts),
+        keys=arrays["key"],
         content=arrays["content"],
-        signatures=arrays["signatures"],
-        hashes=arrays["hashes"],
-        hash_offsets=offsets,
-        kinds=tuple(frozenset(seen) for seen in kinds),
-        text_bytes=text_bytes,
+        signatures=ChunkedRows(
+            [_fixed_rows(c, np.uint32, num_perm) for c in documents.column("signature")],
+            np.uint32,
+            num_perm,
+        ),
+        hashes=tuple(
+            (column.values.to_numpy(), column.offsets.to_numpy())
+            for column in documents.column("hashes")
+        ),
+        kinds=tuple(
+            frozenset().union(*seen) for seen in zip(*(part.kinds for part in parts), strict=True)
+        ),
+        text_bytes=sum(part.text_bytes for part in parts),
     )
+
+
+def _fixed_rows(column: pa.Array, dtype: Any, width: int) -> npt.NDArray[Any]:
+    """The rows of an array of fixed-size binary, without copying them."""
+    values = np.frombuffer(column.buffers()[1], dtype=dtype, count=len(column) * width)
+    return values.reshape(-1, width)
 
 
 def ordered_map(
@@ -156,7 +180,7 @@ def document_keys(source: pa.Array, doc_id: pa.Array) -> npt.NDArray[np.uint64]:
     return np.frombuffer(raw, dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _sketch(batch: CorpusBatch, ngram: int, permutations: Permutations) -> _Sketched:
+def _sketch(task: Task, batch: CorpusBatch, ngram: int, permutations: Permutations) -> Piece:
     documents = batch.documents
     texts = documents["text"]
     sketches = sketch(texts, ngram=ngram, permutations=permutations)
@@ -170,12 +194,21 @@ def _sketch(batch: CorpusBatch, ngram: int, permutations: Permutations) -> _Sket
     for name in documents.schema.names:
         if name not in columns and name != "text":
             columns[name] = documents[name]
-    return _Sketched(
+    keys = document_keys(documents["source"], documents["doc_id"])
+    content = sketches.content.view(">u8").astype(np.uint64)
+    columns["key"] = fixed_binary(keys, pa.binary(16))
+    columns["content"] = fixed_binary(content, pa.binary(32))
+    columns["signature"] = fixed_binary(sketches.signatures, pa.binary(4 * len(permutations.a)))
+    columns["hashes"] = pa.LargeListArray.from_arrays(
+        pa.array(sketches.hash_offsets), pa.array(sketches.hashes)
+    )
+    return Piece(
+        task=task,
         documents=pa.record_batch(columns),
         rejects=batch.rejects,
         kinds=batch.kinds,
-        keys=document_keys(documents["source"], documents["doc_id"]),
-        sketches=sketches,
+        text_bytes=int(offsets[-1]),
+        end=batch.end,
     )
 
 

@@ -20,11 +20,10 @@ from numba import njit
 from govern.ids.ingest import ordered_map
 from govern.ids.minhash import Banding
 from govern.ids.settle import Settled
-from govern.ids.store import ArrayFile, new_array
+from govern.ids.store import ArrayFile, ChunkedRows, new_array
 
 BUCKET_CAP = 128
 PIVOTS = 16
-_BLOCK = 65_536
 _SAMPLES = 256  # of each piece, to find where it ends
 
 Pairs = npt.NDArray[np.uint64]
@@ -76,15 +75,16 @@ def _bucket_pairs(order, keys, cap, pivots, pairs):  # type: ignore[no-untyped-d
 
 
 def band_keys(
-    signatures: npt.NDArray[np.uint32], settled: Settled, banding: Banding, path: Path
+    signatures: ChunkedRows, settled: Settled, banding: Banding, path: Path
 ) -> npt.NDArray[np.uint64]:
     """Band keys of every text, uint64 [bands, texts] on disk, in one pass over the signatures."""
     keys = new_array(path, np.uint64, (banding.bands, len(settled.document_of)))
     stands = np.full(len(settled.text_of), -1, dtype=np.int64)
     stands[settled.document_of] = np.arange(len(settled.document_of))
-    for begin in range(0, len(stands), _BLOCK):
-        block = slice(begin, begin + _BLOCK)
-        fill_band_keys(np.asarray(signatures[block]), stands[block], banding.rows, keys)
+    begin = 0
+    for chunk in signatures.chunks:
+        fill_band_keys(chunk, stands[begin : begin + len(chunk)], banding.rows, keys)
+        begin += len(chunk)
     return keys
 
 

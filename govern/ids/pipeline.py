@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from govern.ids.corpus import CorpusFile, ReadOptions, find_files, read_files
+from govern.ids.corpus import CorpusFile, ReadOptions, find_files
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
 from manifests.errors import InputError
@@ -213,7 +213,8 @@ def _build(
 
     progress.stage("reading", None, "bytes")
     ingested = ingest(
-        read_files(files, config.read),
+        files,
+        config.read,
         directory / WORK_NAME,
         ngram=config.ngram,
         permutations=permutations(config.num_perm, config.seed),

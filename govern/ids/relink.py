@@ -19,7 +19,7 @@ from govern.ids.lsh import Pairs, split_pairs
 from govern.ids.minhash import Banding
 from govern.ids.probe import BucketRule, Probe, changed_pairs, still_candidates
 from govern.ids.sets import ShingleSets, chosen_sets, collect_sets, stored_sets
-from govern.ids.store import Indices
+from govern.ids.store import ChunkedRows, Indices
 from govern.ids.stored import (
     Stored,
     StoredLinks,
@@ -45,7 +45,7 @@ class NewTexts:
         sets: Their shingle sets.
     """
 
-    signatures: npt.NDArray[np.uint32]
+    signatures: ChunkedRows
     rows: Indices
     sets: ShingleSets
 

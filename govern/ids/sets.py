@@ -18,10 +18,8 @@ import pyarrow.parquet as pq
 from numba import njit
 
 from govern.ids.ingest import Ingested
-from govern.ids.store import ArrayFile, Indices, new_array
+from govern.ids.store import ArrayFile, Indices, new_array, split_rows
 from manifests.reader import Manifest
-
-_HASHES_PER_TASK = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +57,24 @@ def build_sets(
     ingested: Ingested, documents: Indices, path: Path, pool: ThreadPoolExecutor
 ) -> ShingleSets:
     """The shingle sets of `documents`, in their order."""
-    offsets = ingested.hash_offsets
-    counts = offsets[documents + 1] - offsets[documents]
+    counts = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(np.diff(offsets) for _, offsets in ingested.hashes)]
+    )[documents]
     begins = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum(counts, out=begins[1:])
     values = new_array(path, np.uint64, (int(begins[-1]),))
     sizes = np.zeros(len(documents), dtype=np.int64)
-    # Read in file order, whatever the order of the texts.
-    order = np.argsort(documents, kind="stable")
-    cuts = np.searchsorted(
-        np.cumsum(counts[order]), np.arange(0, int(begins[-1]), _HASHES_PER_TASK), side="right"
-    )
-    tasks = [part for part in np.split(order, np.unique(cuts)) if len(part)]
+    ends = np.cumsum([0, *(len(offsets) - 1 for _, offsets in ingested.hashes)])
 
-    def work(part: Indices) -> None:
+    def work(task: tuple[int, Indices, Indices]) -> None:
+        batch, part, rows = task
+        hashes, offsets = ingested.hashes[batch]
         mine = np.zeros(len(part), dtype=np.int64)
-        first = documents[part]
-        _sort_sets(ingested.hashes, offsets[first], offsets[first + 1], begins[part], values, mine)
+        _sort_sets(hashes, offsets[rows], offsets[rows + 1], begins[part], values, mine)
         sizes[part] = mine
 
-    for _ in pool.map(work, tasks):
+    # Read in file order, whatever the order of the texts.
+    for _ in pool.map(work, split_rows(documents, ends)):
         pass
     return ShingleSets(values=values, begins=begins[:-1], sizes=sizes)
 

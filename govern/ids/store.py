@@ -1,11 +1,15 @@
 """Working files of a build: what is too large for memory, one file per stage result.
 
-`ArrayFile` is a plain array on disk, appended to and then memory-mapped; `DocumentStore` holds the
-documents' own columns (never their text) as Arrow IPC and gathers any rows of them.
+`ArrayFile` is a plain array on disk, appended to and then memory-mapped. `DocumentStore` gathers
+any rows of the documents in the files of `parts`, and `ChunkedRows` of arrays that lie in them.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,59 +55,102 @@ class ArrayFile:
 
 
 def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A writable array on disk, zero-filled; in memory when it has no values."""
+    """A writable array on disk, zero-filled; in memory when it has no values.
+
+    Raises:
+        OSError: The disk has no room for it. Asked for now, since a mapped file that meets a full
+            disk later ends the process by a signal.
+    """
     if 0 in shape:
         return np.zeros(shape, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="w+", shape=shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+class ChunkedRows:
+    """Rows of one width that lie in several arrays: indexed by row numbers, like one array."""
+
+    def __init__(self, chunks: Sequence[npt.NDArray[Any]], dtype: Any, width: int) -> None:
+        self.chunks = tuple(chunks)
+        self._ends = np.cumsum([0, *map(len, chunks)])
+        self._dtype = np.dtype(dtype)
+        self.shape = (int(self._ends[-1]), width)
+
+    def __getitem__(self, rows: Indices) -> npt.NDArray[Any]:
+        """The given rows in the given order."""
+        result = np.empty((len(rows), self.shape[1]), dtype=self._dtype)
+        for chunk, places, within in split_rows(rows, self._ends):
+            result[places] = self.chunks[chunk][within]
+        return result
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def split_rows(rows: Indices, ends: Indices) -> Iterator[tuple[int, Indices, Indices]]:
+    """Rows by the chunk that holds them.
+
+    Args:
+        rows: int64 [n], in any order.
+        ends: Ascending; chunk i holds the rows from `ends[i]` up to `ends[i + 1]`.
+
+    Yields:
+        The chunk, places in `rows`, and the rows there counted within the chunk, ascending.
+    """
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    bounds = np.searchsorted(ascending, ends)
+    for chunk in np.flatnonzero(np.diff(bounds)).tolist():
+        part = slice(bounds[chunk], bounds[chunk + 1])
+        yield chunk, order[part], ascending[part] - ends[chunk]
 
 
 class DocumentStore:
-    """Columns of documents on disk, row i being document i."""
+    """Documents as Arrow IPC files, mapped: row i is document i through all files.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pa.RecordBatchFileWriter | None = None
-        self._ends: list[int] = [0]
-        self._batches: list[pa.RecordBatch] = []
-        self._map: pa.MemoryMappedFile | None = None
+    Args:
+        paths: The files; their batches have one schema.
+        computed: Columns that are no columns of a document: `take` leaves them out.
+    """
 
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Add documents at the end."""
-        if self._writer is None:
-            self._writer = pa.ipc.new_file(self._path, batch.schema)
-        if batch.num_rows:
-            self._writer.write_batch(batch)
-            self._ends.append(self._ends[-1] + batch.num_rows)
-
-    def finish(self) -> None:
-        """Close the file and map it for `take`."""
-        assert self._writer is not None, "a corpus yields at least one batch, if an empty one"
-        self._writer.close()
-        self._map = pa.memory_map(str(self._path))
-        reader = pa.ipc.open_file(self._map)
-        self.schema = reader.schema
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    def __init__(self, paths: Sequence[Path], computed: Collection[str]) -> None:
+        with ExitStack() as stack:
+            readers = [
+                pa.ipc.open_file(stack.enter_context(pa.memory_map(str(path)))) for path in paths
+            ]
+            self._maps = stack.pop_all()
+        schema = readers[0].schema
+        self.schema = pa.schema([field for field in schema if field.name not in computed])
+        self.batches = [
+            reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)
+        ]
+        self._ends = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
 
     def take(self, rows: Indices, columns: list[str] | None = None) -> pa.Table:
         """The given rows in the given order; touches only the batches that hold them."""
         names = self.schema.names if columns is None else columns
         schema = pa.schema([self.schema.field(name) for name in names])
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
-        bounds = np.searchsorted(ascending, self._ends)
-        parts = [
-            batch.select(names).take(pa.array(ascending[bounds[i] : bounds[i + 1]] - self._ends[i]))
-            for i, batch in enumerate(self._batches)
-            if bounds[i + 1] > bounds[i]
-        ]
+        parts, places = [], [np.zeros(0, dtype=np.int64)]
+        for number, where, within in split_rows(rows, self._ends):
+            parts.append(self.batches[number].select(names).take(pa.array(within)))
+            places.append(where)
         gathered = pa.Table.from_batches(parts, schema=schema).combine_chunks()
+        order = np.concatenate(places)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return gathered.take(pa.array(back))
 
     def column(self, name: str) -> list[pa.Array]:
         """One column, batch by batch."""
-        return [batch.column(name) for batch in self._batches]
+        return [batch.column(name) for batch in self.batches]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
 
     def __enter__(self) -> DocumentStore:
         return self
@@ -114,8 +161,5 @@ class DocumentStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._batches = []
-        if self._writer is not None and self._map is None:
-            self._writer.close()
-        if self._map is not None:
-            self._map.close()
+        self.batches = []
+        self._maps.close()
