@@ -63,6 +63,7 @@ class RunShape:
     blocks: int = 14
     state: bool = True
     shared_bytes: int = 3000
+    seed: int = 7
     manifest: Mapping[str, object] = field(
         default_factory=lambda: {"content_digest": "c" * 64, "snapshot": 1}
     )
@@ -73,7 +74,7 @@ def write_run(
 ) -> Path:
     """Banks of 8 blocks, their leaves, the sink map, optimizer state, `training.json`."""
     shape = shape or RunShape()
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(shape.seed)
     (run / "state").mkdir(parents=True)
     (run / "config.json").write_bytes(
         canonical_json({"block_size": BLOCK_SIZE, "num_hidden_layers": LAYERS})

@@ -144,7 +144,7 @@ def _verification_text(found: Verification) -> str:
 
 def _log_result(ledger: Ledger) -> dict[str, Any]:
     from govern.audit.ledger import parse_head
-    from govern.audit.verify import statement_of
+    from govern.audit.opened import statement_of
 
     entries = []
     for index, entry in enumerate(ledger.entries):

@@ -1,99 +1,100 @@
-"""Tampering, exhaustively on a small run: every flipped byte is found and the thing is named."""
+"""Single bytes, exhaustively on a small world: every flip is found and the thing is named."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from audit_world import World
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from synthetic_run import BANK_BLOCKS, BLOCK_SIZE, HIDDEN, LAYERS
+from tampering import REPORT_CHECKS, Tampering, member, restored
 
-from govern.audit.checkpoint_files import scan_run
-from govern.audit.findings import Check
-from govern.audit.verify import verify_report
-from govern.audit.verify_checkpoint import CheckpointChecks
 from govern.cli import cli
-from manifests.errors import GovernError
 
-REPORT_CHECKS = {
-    "report form", "signatures", "disclosure", "ledger receipt", "verdict follows from the figures",
-    "inner consistency",
-}  # fmt: skip
-
-
-def flips(path: Path, positions: Iterator[int] | range, mask: int) -> Iterator[int]:
-    """Flip one byte after the other on disk; the file is whole again at the end."""
-    data = path.read_bytes()
-    try:
-        for at in positions:
-            path.write_bytes(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
-            yield at
-    finally:
-        path.write_bytes(data)
+KINDS = ("report", "run", "ledger", "manifest")
+# Everything that is read by its meaning, and the banks, is swept byte by byte; of weights and
+# tables, which only their digests bind, every n-th byte.
+SAMPLED = {"model-shared.safetensors": 4, "state": 4, "manifest": 7}
 
 
-def checkpoint_failures(world: World) -> list[Check]:
-    """The failed checks of the run directory alone; the report was not touched."""
-    try:
-        run = scan_run(world.run)
-    except GovernError as error:
-        return [Check(name="checkpoint files", outcome="failed", detail=str(error))]
-    checks = CheckpointChecks(statement=world.statement, run=run).all()
-    return [check for check in checks if check.outcome == "failed"]
+def positions(kind: str, path: Path) -> range:
+    parts = (kind, path.name, path.parent.name)
+    step = 1 if path.name == "manifest.json" else max(SAMPLED.get(part, 1) for part in parts)
+    return range(0, path.stat().st_size, step)
 
 
-def report_positions(data: bytes, step: int) -> list[int]:
-    """Every `step`-th byte; of the payload, one long base64 text, a tenth of those (all at 1)."""
-    begin = data.index(b'"payload":"') + len(b'"payload":"')
-    end = data.index(b'"', begin)
-    return [
-        *range(0, begin, step),
-        *range(begin, end, 10 * step if step > 1 else 1),
-        *range(end, len(data), step),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("mask", "step"),
-    [(0x20, 7), pytest.param(0x01, 1, marks=pytest.mark.slow)],
-)
-def test_every_flipped_byte_of_the_report_is_found(world: World, mask: int, step: int) -> None:
-    positions = report_positions(world.report_path.read_bytes(), step)
-    for at in flips(world.report_path, iter(positions), mask):
-        failed = verify_report(world.report_path).failed
-        assert failed, f"byte {at} of the report"
-        assert {check.name for check in failed} <= REPORT_CHECKS
-
-
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name",
-    ["sink_map.parquet", "sinks-00000.leaves", "sinks-00001.leaves", "training.json"],
-)
-def test_every_flipped_byte_of_a_small_file_is_found(name: str, step: int, world: World) -> None:
-    path = world.run / name
-    for at in flips(path, range(0, path.stat().st_size, step), 0x01):
-        failed = checkpoint_failures(world)
-        assert any(name in check.detail for check in failed), (name, at)
-
-
-def test_flipped_bytes_of_banks_and_weights_are_found(world: World) -> None:
-    sampled = 0
-    for name in (
-        "sinks-00000.safetensors", "sinks-00001.safetensors", "model-shared.safetensors",
-        "state/sinks-00000.safetensors",
-    ):  # fmt: skip
-        path = world.run / name
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_flipped_bytes_are_found(kind: str, world: World) -> None:
+    tampering, count = Tampering(world), 0
+    for path in tampering.files(kind):
         size = path.stat().st_size
-        positions = sorted(random.Random(name).sample(range(size), min(size, 250)))
-        for at in flips(path, iter(positions), 0x80):
-            failed = checkpoint_failures(world)
-            assert any(Path(name).name in check.detail for check in failed), (name, at)
-            sampled += 1
-    assert sampled == 1000
+        chosen = random.Random(path.name).sample(range(size), min(size, 12))
+        if kind == "report":
+            chosen = list(range(0, size, 103))
+        count += tampering.sweep(kind, path, chosen, 0x01 << (size % 8))
+    assert count >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "mask"),
+    # A second mask tells more only where bytes are characters that others can replace.
+    [("report", 0x01), ("report", 0x20), ("run", 0x01), ("ledger", 0x01), ("manifest", 0x01)],
+)
+def test_every_flipped_byte_is_found(
+    kind: str, mask: int, world: World, record_property: Callable[[str, object], None]
+) -> None:
+    tampering, counts = Tampering(world), {}
+    for path in tampering.files(kind):
+        counts[path.name] = tampering.sweep(kind, path, positions(kind, path), mask)
+    for name, count in counts.items():
+        record_property(f"{kind} {name}", count)  # shown by --junitxml=FILE -o junit_family=xunit1
+    least = {"report": 15_000, "run": 7_000, "ledger": 14_000, "manifest": 4_000}
+    assert sum(counts.values()) >= least[kind]
+
+
+# --- any edit at all -----------------------------------------------------------------------------
+
+
+@st.composite
+def edits(draw: st.DrawFn, size: int) -> tuple[int, int, bytes]:
+    """Replace bytes [begin, end) by others: a flip, an insertion, a deletion, a truncation."""
+    begin = draw(st.integers(0, size))
+    end = draw(st.one_of(st.integers(begin, min(size, begin + 4)), st.just(size)))
+    return begin, end, draw(st.binary(max_size=4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_edit_of_any_file_is_found(kind: str, world: World) -> None:
+    """The property: a file whose bytes differ fails by name; one whose bytes do not passes."""
+    tampering = Tampering(world)
+    files = tampering.files(kind)
+
+    @given(st.data())
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
+    def law(choice: st.DataObject) -> None:
+        path = choice.draw(st.sampled_from(files))
+        data = path.read_bytes()
+        begin, end, other = choice.draw(edits(len(data)))
+        edited = data[:begin] + other + data[end:]
+        if edited == data:
+            return
+        with restored(path):
+            path.write_bytes(edited)
+            failed = tampering.evidence[kind][1]()
+            if len(edited) == len(data):
+                assert tampering.names(kind, path, data, begin, failed), (path.name, failed)
+            else:
+                assert failed, path.name
+
+    law()
+    for known in KINDS:
+        assert tampering.evidence[known][1]() == [], "something was not put back"
 
 
 def test_a_flipped_byte_of_a_bank_names_the_block(world: World) -> None:
@@ -106,47 +107,58 @@ def test_a_flipped_byte_of_a_bank_names_the_block(world: World) -> None:
         2: ("erased blocks are zero", "block 2 in sinks-00000.safetensors is not zero"),
     }
     for block, (name, detail) in expected.items():
-        for _ in flips(bank, iter([begin + block * block_bytes]), 0x01):
-            failed = {check.name: check.detail for check in checkpoint_failures(world)}
-            assert detail in failed[name]
+        with restored(bank):
+            data = bytearray(bank.read_bytes())
+            data[begin + block * block_bytes] ^= 1
+            bank.write_bytes(data)
+            assert detail in {c.name: c.detail for c in Tampering(world).run()}[name]
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_a_truncated_report_is_refused(keep: int, world: World) -> None:
-    world.report_path.write_bytes(world.report_path.read_bytes()[:keep])
-    assert [check.name for check in verify_report(world.report_path).failed] == ["report form"]
+# --- the command line ----------------------------------------------------------------------------
 
 
-def test_four_single_bytes_through_the_command_line(world: World) -> None:
+def verify(world: World, *, manifest: bool = False) -> tuple[int, str]:
+    """Exit code, and the lines of the checks that failed."""
+    command = [
+        "audit", "verify", str(world.report_path), "--model", str(world.run),
+        "--ledger", str(world.ledger), "--public-key", str(world.public_key),
+        *(["--manifest", str(world.manifest)] if manifest else []),
+    ]  # fmt: skip
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    failed = [line for line in result.output.splitlines() if line.startswith("FAILED")]
+    return result.exit_code, "\n".join(failed)
+
+
+def test_one_byte_of_each_kind_through_the_command_line(world: World) -> None:
     """The contract: exit 3, and the thing is named."""
     table = sorted((world.manifest / "documents").glob("*.parquet"))[0]
     cases = {
         world.report_path: "report",
         world.run / "sinks-00001.safetensors": "sinks-00001.safetensors",
+        world.run / "sink_map.parquet": "sink_map.parquet",
         world.ledger / "entries" / "00000000.json": "entries/00000000.json",
+        world.ledger / "heads" / "00000001.json": "heads/00000001.json",
         table: table.name,
         world.manifest / "manifest.json": f"manifest {world.manifest}",
     }
-    command = [
-        "audit", "verify", str(world.report_path), "--model", str(world.run),
-        "--manifest", str(world.manifest), "--ledger", str(world.ledger),
-        "--public-key", str(world.public_key),
-    ]  # fmt: skip
-    assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+    assert verify(world, manifest=True) == (0, "")
     for path, named in cases.items():
-        for _ in flips(path, iter([path.stat().st_size // 2]), 0x01):
-            result = CliRunner().invoke(cli, command, catch_exceptions=False)
-            failed = [line for line in result.output.splitlines() if line.startswith("FAILED")]
-            assert result.exit_code == 3
-            assert named in "".join(failed), (named, result.output)
-    assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+        with restored(path):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+            code, failed = verify(world, manifest=world.manifest in path.parents)
+            assert code == 3
+            assert named in failed, (named, failed)
+    assert verify(world, manifest=True) == (0, "")
 
 
-def test_a_sample_of_manifest_bytes_is_found(world: World) -> None:
-    paths = sorted(p for p in world.manifest.rglob("*") if p.is_file() and p.name != ".lock")
-    for path in paths:
-        size = path.stat().st_size
-        for at in flips(path, iter([random.Random(path.name).randrange(size)]), 0x01):
-            failed = verify_report(world.report_path, manifest=world.manifest).failed
-            named = str(world.manifest) if path.name == "manifest.json" else path.name
-            assert any(named in check.detail for check in failed), (path.name, at)
+def test_every_byte_of_a_report_belongs_to_a_member(world: World) -> None:
+    """The map that says which check must fail covers the report, each part where it lies."""
+    data = world.report_path.read_bytes()
+    order = [member(data, at) for at in range(len(data))]
+    seen: Sequence[str] = list(dict.fromkeys(order))
+    assert seen == sorted(REPORT_CHECKS)
+    assert member(data, data.index(b'"payload":"') + 50) == "envelope"
+    assert member(data, data.index(b'"inclusion_path"')) == "ledger"
+    assert member(data, data.index(b"BEGIN PUBLIC KEY")) == "public_keys"
