@@ -82,7 +82,7 @@ class Manifest:
         """A whole table in memory, or some of its columns.
 
         Raises:
-            ManifestError: There is no such table, or its files are gone.
+            ManifestError: There is no such table, or its files are gone or cannot be read.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -99,9 +99,10 @@ class Manifest:
             parts = [
                 pq.read_table(file, columns=columns, partitioning=None) for file in self.files(name)
             ]
-        except (OSError, pa.ArrowInvalid) as error:
+            return pa.concat_tables(parts)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            # An altered file can be refused in any of Arrow's ways.
             raise _unreadable(self.path, str(error)) from None
-        return pa.concat_tables(parts)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with one view per table and `document_sequences`.
