@@ -126,7 +126,7 @@ def write_run(run: Path, ids: np.ndarray, manifest: Path) -> None:
     files[leaves_path(bank).name] = root.hex()
     opened = open_manifest(manifest)
     record = {
-        "format": "memsinks-govern run", "format_version": 1, "seed": 0, "versions": {},
+        "format": "memsinks-govern run", "format_version": 2, "seed": 0, "versions": {},
         "manifest": {"content_digest": opened.content_digest(), "snapshot": 1},
         "config": {"block_size": BLOCK_SIZE}, "files": files,
         "allocation": {"scheme": "synthetic", "seed": 0},

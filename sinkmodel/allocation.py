@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write
 from manifests.sequence_id import NO_SEQUENCE, format_id
+from sinkmodel.forgotten import FORGOTTEN_FILE, encode_forgotten, read_forgotten
 from sinkmodel.keyed_hash import splitmix64
 
 SINK_MAP_FILE = "sink_map.parquet"
@@ -45,6 +46,11 @@ SCHEMA = pa.schema(
 )
 
 IntArray = npt.NDArray[np.int64]
+# What is stored: the status is not, because `forgotten.txt` has it.
+FILE_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("status"))
+# Small groups, so that the row of one sequence is found by decoding little.
+_ROWS_PER_GROUP = 16_384
+
 _DIGEST_DOMAIN = b"memsinks-govern sink map v1\x00"
 
 
@@ -57,7 +63,10 @@ class BlockLists:
 
 
 class SinkMap:
-    """The stored map from sequence ID to blocks (`sink_map.parquet`). Immutable.
+    """The map from sequence ID to blocks. Immutable.
+
+    `sink_map.parquet` has it without the status, as training left it; `forgotten.txt` beside it
+    names the IDs that are forgotten since.
 
     Args:
         table: Columns `sequence_id` (int64, ascending, positive, unique), `policy`, `status`
@@ -78,10 +87,10 @@ class SinkMap:
 
     @classmethod
     def read(cls, path: Path) -> SinkMap:
-        """Read a map; `save` and then `read` give an equal map.
+        """Read a map, and what is forgotten of it; `save` and then `read` give an equal map.
 
         Raises:
-            CheckpointError: The file is missing, is not Parquet, or breaks a rule of the map.
+            CheckpointError: A file is missing, is not Parquet, or breaks a rule of the map.
         """
         try:
             table = pq.read_table(path, partitioning=None)
@@ -92,17 +101,25 @@ class SinkMap:
                 found=str(error).splitlines()[0],
                 remedy="give the run directory that `govern train` wrote",
             ) from error
-        return cls(table)
+        return cls(with_status(table, read_forgotten(path.with_name(FORGOTTEN_FILE))))
 
     def to_bytes(self) -> bytes:
         """The Parquet file's bytes; equal maps give equal bytes under one pyarrow version."""
         sink = pa.BufferOutputStream()
-        # A dictionary of a million different IDs costs more than all the rest, and saves nothing.
-        pq.write_table(self.table, sink, compression="zstd", use_dictionary=["policy", "status"])
+        pq.write_table(
+            self.table.select(FILE_SCHEMA.names),
+            sink,
+            row_group_size=_ROWS_PER_GROUP,
+            compression="zstd",
+            # A dictionary of a million different IDs costs more than all the rest.
+            use_dictionary=["policy"],
+        )
         return bytes(sink.getvalue())
 
     def save(self, path: Path) -> None:
-        """Replace the file at `path` atomically."""
+        """Replace the file at `path`, and the list of what is forgotten beside it."""
+        forgotten = self.sequence_ids[~self.active].tolist()
+        atomic_write(path.with_name(FORGOTTEN_FILE), encode_forgotten(forgotten))
         atomic_write(path, self.to_bytes())
 
     def __len__(self) -> int:
@@ -214,6 +231,24 @@ class SinkMap:
                 remedy="check the ID, or train a run with a manifest that holds it",
             )
         return np.where(found, rows, -1).astype(np.int64)
+
+
+def with_status(rows: pa.Table, forgotten: IntArray) -> pa.Table:
+    """Stored rows in the form of `SinkMap`: `active`, or `forgotten` if the ID is among those.
+
+    Args:
+        rows: Columns of `FILE_SCHEMA`.
+        forgotten: int64 [n], ascending.
+
+    Raises:
+        CheckpointError: Other columns, or a forgotten ID that has no row.
+    """
+    if rows.column_names != FILE_SCHEMA.names:
+        raise _broken("sink map", f"columns {FILE_SCHEMA.names}", f"{rows.column_names}")
+    gone = pc.is_in(rows["sequence_id"], value_set=pa.array(forgotten))
+    if pc.sum(gone, min_count=0).as_py() != len(forgotten):
+        raise _broken(FORGOTTEN_FILE, "IDs of the sink map", "others")
+    return rows.add_column(2, SCHEMA.field("status"), pc.if_else(gone, FORGOTTEN, ACTIVE))
 
 
 def allocate(

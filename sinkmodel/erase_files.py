@@ -19,6 +19,7 @@ from sinkmodel import run_files
 from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
 from sinkmodel.bank_tree import leaves_path
 from sinkmodel.erase_receipt import BankChange, Basis, FileChange
+from sinkmodel.forgotten import FORGOTTEN_FILE
 from sinkmodel.routing import ROUTE_INDEX_FILE
 
 SINK_MAP = "sink_map.parquet"
@@ -82,7 +83,7 @@ def file_changes(
 
 def _erasable(name: str) -> bool:
     """Whether an earlier erase may have changed the file since training."""
-    return name.startswith(("sinks-", "state/sinks-")) or name in (SINK_MAP, ROUTE_INDEX_FILE)
+    return name.startswith(("sinks-", "state/sinks-")) or name in (FORGOTTEN_FILE, ROUTE_INDEX_FILE)
 
 
 def _recorded(run: Path) -> Mapping[str, str]:

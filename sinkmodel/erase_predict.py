@@ -2,7 +2,8 @@
 
 Reads the run and writes nothing. What is read follows the erased blocks, not the model: of each
 bank the planned blocks, their neighbours and the tree nodes above them (`bank_tree`); large files
-that no erase ever changes are known by the record of training. The sink map is swapped as a whole.
+that no erase ever changes are known by the record of training. The list of what is forgotten is
+swapped as a whole.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sinkmodel.bank_format import (
 from sinkmodel.bank_tree import open_tree
 from sinkmodel.erase_files import SINK_MAP, Ranges, file_changes
 from sinkmodel.erase_receipt import BankChange, ChangedLeaf, EraseReceipt, ZeroedRange
+from sinkmodel.forgotten import FORGOTTEN_FILE, encode_forgotten, read_forgotten
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 
 _STATE_INDEX = "blocks"
@@ -55,7 +57,7 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
     """
     names = run_files.list_files(run)
     banks = open_banks(run)
-    forgotten, new_map = _mark_forgotten(run, ids, blocks)
+    marked, forgotten = _mark_forgotten(run, ids, blocks)
     rows = _rows_by_bank(run, banks, blocks)
     ranges: Ranges = {
         bank.path.name: [bank.byte_range(row) for row in rows[index]]
@@ -64,10 +66,8 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
     }
     state, optimizer_blocks = _state_ranges(run, banks, names, blocks)
     ranges |= state
-    already = forgotten and all(
-        run_files.is_zero(run / name, spans) for name, spans in ranges.items()
-    )
-    swapped = {SINK_MAP: new_map}
+    already = marked and all(run_files.is_zero(run / name, spans) for name, spans in ranges.items())
+    swapped = {FORGOTTEN_FILE: forgotten}
     if ROUTE_INDEX_FILE in names:
         swapped[ROUTE_INDEX_FILE] = RouteIndex.read(run / ROUTE_INDEX_FILE).without(ids).to_bytes()
     changes, first = [], 0
@@ -208,19 +208,16 @@ def _bad_state(name: str, expected: str, found: str) -> CheckpointError:
 
 
 def _mark_forgotten(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> tuple[bool, bytes]:
-    """Whether `ids` are forgotten already, and the bytes of the sink map where they are."""
-    import numpy as np
+    """Whether `ids` are forgotten already, and the list of forgotten IDs with them in it."""
+    from sinkmodel import stored_map
 
-    from sinkmodel.allocation import SinkMap
-
-    sink_map = SinkMap.read(run / SINK_MAP)
-    chosen = np.flatnonzero(np.isin(sink_map.sequence_ids, np.asarray(ids, dtype=np.int64)))
-    found = {int(sink_map.sequence_ids[row]): int(row) for row in chosen}
+    sink_map = stored_map.find(run, ids)
+    rows = {int(sequence_id): row for row, sequence_id in enumerate(sink_map.sequence_ids)}
     wanted, lists = set(blocks), sink_map.lists
     for sequence_id in ids:
-        row = found.get(sequence_id)
+        row = rows.get(sequence_id)
         span = slice(0, 0) if row is None else slice(*lists.offsets[row : row + 2].tolist())
-        own = {int(block) for block in lists.blocks[span]}
+        own = set(lists.blocks[span].tolist())
         if not own or not wanted.issuperset(own):
             raise CheckpointError(
                 f"sequence {format_id(sequence_id)} in {SINK_MAP}",
@@ -228,5 +225,5 @@ def _mark_forgotten(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> tup
                 found="no row" if row is None else f"{len(own)} blocks",
                 remedy="plan again from the sink map of this run",
             )
-    already = not bool(sink_map.active[chosen].any())
-    return already, (run / SINK_MAP).read_bytes() if already else sink_map.forget(ids).to_bytes()
+    forgotten = set(read_forgotten(run / FORGOTTEN_FILE).tolist())
+    return forgotten.issuperset(ids), encode_forgotten(forgotten.union(ids))

@@ -21,8 +21,8 @@ from manifests.sequence_id import format_id
 from sinkmodel import run_files
 from sinkmodel.bank_format import Bank, header_bytes, open_bank
 from sinkmodel.bank_tree import StoredTree, open_tree
-from sinkmodel.erase_files import SINK_MAP
 from sinkmodel.erase_receipt import BankChange, EraseReceipt, FileChange
+from sinkmodel.forgotten import FORGOTTEN_FILE, read_forgotten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def verify_erased(receipt: EraseReceipt, run: Path) -> tuple[Check, ...]:
         _check("no file came or went", wrong, f"{len(wanted)} files"),
         *_check_files(there, run),
         *(_check_bank(bank, run) for bank in receipt.banks),
-        _check_map(receipt, run),
+        _check_forgotten(receipt, run),
     )
 
 
@@ -136,13 +136,7 @@ def _blocks_read_again(change: BankChange, bank: Bank, tree: StoredTree) -> list
     return faults
 
 
-def _check_map(receipt: EraseReceipt, run: Path) -> Check:
-    import numpy as np
-
-    from sinkmodel.allocation import SinkMap
-
-    sink_map = SinkMap.read(run / SINK_MAP)
-    ids = np.asarray(receipt.ids, dtype=np.int64)
-    missing = ids[~np.isin(ids, sink_map.sequence_ids[~sink_map.active])]
-    faults = [format_id(int(i)) for i in missing]
-    return _check("the sink map marks the IDs as forgotten", faults, f"{len(receipt.ids)} IDs")
+def _check_forgotten(receipt: EraseReceipt, run: Path) -> Check:
+    missing = sorted(set(receipt.ids).difference(read_forgotten(run / FORGOTTEN_FILE).tolist()))
+    faults = [format_id(sequence_id) for sequence_id in missing]
+    return _check("the run lists the IDs as forgotten", faults, f"{len(receipt.ids)} IDs")

@@ -11,7 +11,7 @@ from manifests.errors import CheckpointError
 from manifests.files import canonical_json
 
 FORMAT = "memsinks-govern run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "training.json"
 
 

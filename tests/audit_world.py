@@ -227,8 +227,7 @@ def make_statement(
         allocation=st.Allocation(
             scheme="splitmix64-v1",
             seed=0,
-            sink_map_sha256_before=digests["sink_map.parquet"].before,
-            sink_map_sha256_after=digests["sink_map.parquet"].after,
+            sink_map_sha256=digests["sink_map.parquet"].after,
         ),
     )
     verification = make_verification([hashes[name] for _, name in names if name.endswith("-0")])

@@ -53,7 +53,7 @@ def write_sink_map(path: Path, sequences: Sequence[MapRow]) -> None:
         "blocks": [list(s.blocks) for s in sequences],
         "n_tokens": [100] * len(sequences),
     }
-    path.write_bytes(SinkMap(pa.table(columns, schema=SCHEMA)).to_bytes())
+    SinkMap(pa.table(columns, schema=SCHEMA)).save(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def write_run(
         digests[leaves_path(path).name] = root.hex()
     record = {
         "format": "memsinks-govern run",
-        "format_version": 1,
+        "format_version": 2,
         "manifest": dict(shape.manifest),
         "config": {"block_size": BLOCK_SIZE, "num_hidden_layers": LAYERS},
         "seed": 0,

@@ -129,8 +129,7 @@ class Allocation(Record):
 
     scheme: str
     seed: int
-    sink_map_sha256_before: Sha256
-    sink_map_sha256_after: Sha256
+    sink_map_sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)

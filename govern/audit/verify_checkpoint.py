@@ -15,28 +15,23 @@ The argument runs over the bytes on disk only:
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from govern.audit.checkpoint_files import BANK_NAME, ScannedRun
 from govern.audit.findings import Check, NotCheckableError, run_check
 from govern.audit.records import malformed
 from govern.audit.statement import BankIntegrity, Predicate, Statement
+from govern.audit.verify_map import FORGOTTEN, SINK_MAP, read_owners
 from manifests import merkle
 from manifests.errors import IntegrityError
 from manifests.files import canonical_json
-from manifests.sequence_id import format_id, parse_id
 from sinkmodel.bank_format import Tensor, open_regular, read_exactly, read_header
 
 _RECORD = "training.json"
-_SINK_MAP = "sink_map.parquet"
-_SWAPPED = (_SINK_MAP, "route_index.safetensors")
+_SWAPPED = (FORGOTTEN, "route_index.safetensors")
 _INDEX_BYTES = {"I32": 4, "I64": 8}
 
 
@@ -270,49 +265,16 @@ class CheckpointChecks:
     # --- the sink map ----------------------------------------------------------------------------
 
     def _sink_map(self) -> str | list[str]:
-        if _SINK_MAP not in self.run.digests:
-            return [f"{_SINK_MAP} is missing"]
-        pinned = self.predicate.mechanism.allocation.sink_map_sha256_after
+        for name in (SINK_MAP, FORGOTTEN):
+            if name not in self.run.digests:
+                return [f"{name} is missing"]
         faults = []
-        if self.run.digests[_SINK_MAP].sha256 != pinned:
-            faults.append(f"{_SINK_MAP} has another digest than the allocation states")
-        status, blocks = self._read_sink_map()
-        users: dict[int, int] = {}
-        for sequence_id, owned in blocks.items():
-            if status[sequence_id] != "forgotten":
-                users.update(dict.fromkeys(owned, sequence_id))
-        for printed in self.predicate.selection.sequence_ids:
-            if status.get(parse_id(printed)) != "forgotten":
-                faults.append(f"{printed} is not marked forgotten in {_SINK_MAP}")
-        for stated in self.predicate.blocks.sequences:
-            erased = {*stated.exclusive, *stated.shared}
-            if set(blocks.get(parse_id(stated.sequence_id), ())) != erased:
-                faults.append(f"{stated.sequence_id} owns other blocks in {_SINK_MAP}")
-            faults += [
-                f"block {block} is called exclusive, {format_id(users[block])} uses it"
-                for block in stated.exclusive
-                if block in users
-            ]
-        return faults or f"{len(self.predicate.selection.sequence_ids)} IDs marked forgotten"
-
-    def _read_sink_map(self) -> tuple[dict[int, str], dict[int, list[int]]]:
-        """Status and blocks by sequence ID; a map of another form is an error, never a crash."""
-        form = {"sequence_id": pa.int64(), "status": pa.string(), "blocks": pa.list_(pa.int32())}
-        try:
-            table = pq.read_table(io.BytesIO(self._read(_SINK_MAP)), columns=list(form))
-            ids, status, blocks = (table[name].to_pylist() for name in form)
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            found = (str(error).splitlines() or ["an unreadable file"])[0]
-            raise malformed(_SINK_MAP, "a Parquet file of sequences and blocks", found) from None
-        types = {name: table.schema.field(name).type for name in form}
-        if (
-            types != form
-            or any(table[name].null_count for name in form)
-            or len(set(ids)) < len(ids)
-        ):
-            found = "other types, nulls or an ID twice"
-            raise malformed(_SINK_MAP, "one row for each sequence: ID, status, blocks", found)
-        return dict(zip(ids, status, strict=True)), dict(zip(ids, blocks, strict=True))
+        if self.run.digests[SINK_MAP].sha256 != self.predicate.mechanism.allocation.sink_map_sha256:
+            faults.append(f"{SINK_MAP} has another digest than the allocation states")
+        selected = self.predicate.selection.sequence_ids
+        owners = read_owners(self._read(SINK_MAP), self._read(FORGOTTEN))
+        faults += owners.faults(selected, self.predicate.blocks.sequences)
+        return faults or f"{len(selected)} IDs listed as forgotten"
 
     def _read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         path = self.run.path / name

@@ -151,7 +151,7 @@ def make_disclosure(erased: Erased) -> Disclosure:
 def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
     """The statement; equal input gives equal bytes."""
     digests = {file.name: file for file in erased.receipt.files}
-    mechanism, blocks = _mechanism(erased, digests[SINK_MAP].before, digests[SINK_MAP].after)
+    mechanism, blocks = _mechanism(erased, digests[SINK_MAP].before)
     integrity, verification = _integrity(erased.receipt), _verification(erased)
     requester = erased.request.requester
     predicate = Predicate(
@@ -226,7 +226,7 @@ def _selection(erased: Erased) -> Selection:
     )
 
 
-def _mechanism(erased: Erased, map_before: str, map_after: str) -> tuple[Mechanism, Blocks]:
+def _mechanism(erased: Erased, sink_map: str) -> tuple[Mechanism, Blocks]:
     plan = erased.plan
     scheme, seed = erased.allocation
     policies = [SequencePolicy(sequence_id=s.sequence_id, policy=s.policy) for s in plan.sequences]
@@ -239,8 +239,7 @@ def _mechanism(erased: Erased, map_before: str, map_after: str) -> tuple[Mechani
         allocation=Allocation(
             scheme=scheme,
             seed=seed,
-            sink_map_sha256_before=map_before,
-            sink_map_sha256_after=map_after,
+            sink_map_sha256=sink_map,
         ),
     )
     blocks = Blocks(

@@ -104,15 +104,15 @@ class Plan(Record):
 def make_plan(
     manifest: Manifest, selection: Selection, run: RunView, *, max_collateral: float
 ) -> Plan:
-    """The plan for a selection. Reads nothing from disk.
+    """The plan for a selection. Reads the rows of the sink map that it needs.
 
     Args:
         manifest: For its digests.
         selection: What is to be forgotten.
-        run: Sink map and block shape.
+        run: Gives rows of the sink map, and the block shape.
         max_collateral: The share of its sinks that a kept sequence may lose, 0 to 1.
     """
-    sink_map = run.sink_map
+    sink_map = run.sinks_of(selection.sequence_ids)
     rows = _rows_of(sink_map, selection.sequence_ids)
     counts = np.diff(sink_map.lists.offsets)
     root = dict(selection.aliases)

@@ -26,7 +26,6 @@ class RunView:
         path: The run directory.
         content_digest, snapshot: The manifest snapshot that it was trained on.
         allocation: How blocks were given to sequences (scheme, seed).
-        sink_map: Sequence ID -> blocks.
         layers: Layers that have sinks.
         block_size: Sink neurons of one block in one layer.
         block_bytes: Bytes of one block over all layers.
@@ -36,36 +35,41 @@ class RunView:
     content_digest: str
     snapshot: int
     allocation: tuple[str, int]
-    sink_map: SinkMap
     layers: int
     block_size: int
     block_bytes: int
 
     def owners(self) -> list[int]:
-        """IDs, ascending, that own blocks and are not forgotten."""
-        counts = self.sink_map.lists.offsets[1:] - self.sink_map.lists.offsets[:-1]
-        rows = self.sink_map.active & (counts > 0)
-        return [int(i) for i in self.sink_map.sequence_ids[rows]]
+        """IDs, ascending, that own blocks and are not forgotten. Reads the whole sink map."""
+        from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
+
+        sink_map = SinkMap.read(self.path / SINK_MAP_FILE)
+        rows = sink_map.active & (np.diff(sink_map.lists.offsets) > 0)
+        return [int(i) for i in sink_map.sequence_ids[rows]]
 
     def known(self, sequence_ids: Iterable[int]) -> set[int]:
         """Those of the IDs that the run was trained with."""
-        wanted = np.fromiter(sequence_ids, dtype=np.int64)
-        known = self.sink_map.sequence_ids
-        # They are ascending; a general membership test would hash a million of them.
-        rows = np.searchsorted(known, wanted)
-        inside = rows < len(known)
-        return set(wanted[inside][known[rows[inside]] == wanted[inside]].tolist())
+        from sinkmodel import stored_map
+
+        return stored_map.known(self.path, sequence_ids)
+
+    def sinks_of(self, sequence_ids: Iterable[int]) -> SinkMap:
+        """The rows of the sink map that a plan for these IDs needs; see `stored_map.find`."""
+        from sinkmodel import stored_map
+
+        return stored_map.find(self.path, sequence_ids)
 
 
 def read_run(path: Path) -> RunView:
     """Read a run directory.
 
     Raises:
-        CheckpointError: Not a run, or one without sinks.
+        CheckpointError: Not a run, one without sinks, or not with the sink map of its training.
     """
-    from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
+    from sinkmodel.stored_map import require_pinned
 
     record = read_record(path)
+    require_pinned(path, record)
     banks = open_banks(path)
     if not banks:
         raise CheckpointError(
@@ -80,7 +84,6 @@ def read_run(path: Path) -> RunView:
         content_digest=pin["content_digest"],
         snapshot=pin["snapshot"],
         allocation=(str(allocation.get("scheme", "unknown")), int(allocation.get("seed", 0))),
-        sink_map=SinkMap.read(path / SINK_MAP_FILE),
         layers=banks[0].shape[1],
         block_size=banks[0].shape[3],
         block_bytes=banks[0].block_bytes,

@@ -56,7 +56,7 @@ def test_only_the_planned_bytes_change(tmp_path: Path, mode: str) -> None:
     assert set(before) == set(after)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
-        "sink_map.parquet",
+        "forgotten.txt",
         *(f"sinks-0000{i}.{kind}" for i in (0, 1) for kind in ("leaves", "safetensors")),
         "state/sinks-00000.safetensors",
         "state/sinks-00001.safetensors",
@@ -332,7 +332,7 @@ def test_a_block_that_is_not_zero_is_found(tmp_path: Path) -> None:
     assert "planned bytes are zero" in failed(receipt, run)
 
 
-def test_files_that_came_or_went_and_a_map_put_back_are_found(tmp_path: Path) -> None:
+def test_files_that_came_or_went_and_a_list_put_back_are_found(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     receipt = erase.erase_blocks(run, [0, 1], [11])
     (run / "extra.bin").write_bytes(b"x")
@@ -340,7 +340,7 @@ def test_files_that_came_or_went_and_a_map_put_back_are_found(tmp_path: Path) ->
     write_sink_map(run / "sink_map.parquet", PRIVATE)
     found = failed(receipt, run)
     assert "no file came or went" in found
-    assert "the sink map marks the IDs as forgotten" in found
+    assert "the run lists the IDs as forgotten" in found
 
 
 @settings(

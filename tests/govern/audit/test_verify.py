@@ -166,7 +166,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a map with nulls": (
         lambda run: pq.write_table(
             pa.table(
-                {"sequence_id": [22, None], "status": ["forgotten"] * 2, "blocks": [[2], None]}
+                {"sequence_id": [22, None], "blocks": pa.array([[2], None], pa.list_(pa.int32()))}
             ),
             run / "sink_map.parquet",
         ),
@@ -177,6 +177,21 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda run: pq.write_table(pa.table({"x": [1]}), run / "sink_map.parquet"),
         "sink map",
         "a Parquet file of sequences and blocks",
+    ),
+    "a list of forgotten IDs that is none": (
+        lambda run: (run / "forgotten.txt").write_bytes(b"sq-22\n"),
+        "sink map",
+        "one sequence ID a line",
+    ),
+    "a list of forgotten IDs with one twice": (
+        lambda run: (run / "forgotten.txt").write_bytes(b"sq-0000000000000016\n" * 2),
+        "sink map",
+        "another order, or one twice",
+    ),
+    "no list of forgotten IDs": (
+        lambda run: (run / "forgotten.txt").unlink(),
+        "sink map",
+        "forgotten.txt is missing",
     ),
     "a link out of the run": (
         lambda run: _link(run / "config.json"),
@@ -316,7 +331,7 @@ LIES: dict[str, tuple[Change, str, str]] = {
         "verdict follows from the figures",
         "its figures FAILED",
     ),
-    "an ID that was not erased": (_extra_selected, "sink map", "is not marked forgotten"),
+    "an ID that was not erased": (_extra_selected, "sink map", "is not listed in forgotten.txt"),
     "a block that was not erased": (_more_blocks, "erased blocks are zero", "block 3 in sinks-"),
     "a block erased in silence": (_fewer_blocks, "inner consistency", "without being planned"),
     "another file before": (_other_files, "record of training", "not as training left it"),

@@ -75,8 +75,7 @@ def verdict(
             allocation=Allocation(
                 scheme="none",
                 seed=0,
-                sink_map_sha256_before="0" * 64,
-                sink_map_sha256_after="0" * 64,
+                sink_map_sha256="0" * 64,
             ),
         ),
         blocks=Blocks(sequences=(), collateral=Collateral(max_allowed=0.0, override=False)),

@@ -21,7 +21,6 @@ from manifests import Manifest
 from manifests.errors import CollateralError, InputError, SelectionError
 from manifests.sequence_id import format_id
 from sinkmodel import erase
-from sinkmodel.allocation import SinkMap
 from sinkmodel.bank_format import open_banks
 
 MANIFEST = cast(Manifest, SimpleNamespace(digest="d" * 64))
@@ -49,14 +48,13 @@ def selection_of(ids: Sequence[int], aliases: Sequence[tuple[int, int]] = ()) ->
     )
 
 
-def view(path: Path, rows: Sequence[MapRow]) -> RunView:
-    write_sink_map(path, rows)
+def view(run: Path, rows: Sequence[MapRow]) -> RunView:
+    write_sink_map(run / "sink_map.parquet", rows)
     return RunView(
-        path=path.parent,
+        path=run,
         content_digest="c" * 64,
         snapshot=1,
         allocation=("splitmix64-v1", 0),
-        sink_map=SinkMap.read(path),
         layers=2,
         block_size=2,
         block_bytes=192,
@@ -64,7 +62,7 @@ def view(path: Path, rows: Sequence[MapRow]) -> RunView:
 
 
 def plan(path: Path, rows: Sequence[MapRow], ids: Sequence[int], limit: float = 0.0) -> Plan:
-    return make_plan(MANIFEST, selection_of(ids), view(path / "map", rows), max_collateral=limit)
+    return make_plan(MANIFEST, selection_of(ids), view(path, rows), max_collateral=limit)
 
 
 def test_private_ids_cost_nobody_anything(tmp_path: Path) -> None:
@@ -131,7 +129,7 @@ def test_shared_forgotten_and_unknown_ids_are_said_plainly(tmp_path: Path) -> No
 
 def test_an_alias_that_the_run_never_knew_is_no_loss(tmp_path: Path) -> None:
     selection = selection_of([11, 99], [(99, 11)])
-    made = make_plan(MANIFEST, selection, view(tmp_path / "map", PRIVATE), max_collateral=0)
+    made = make_plan(MANIFEST, selection, view(tmp_path, PRIVATE), max_collateral=0)
     assert (made.ids, made.not_trained) == ((11,), ())
 
 
@@ -162,7 +160,7 @@ def test_the_text_shows_hostile_names_and_does_not_obey_them(tmp_path: Path) -> 
             sequence_ids=(11,),
             aliases=(),
         ),
-        view(tmp_path / "map", PRIVATE),
+        view(tmp_path, PRIVATE),
         max_collateral=0,
     )
     shown = plan_text(made)
