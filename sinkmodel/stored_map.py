@@ -103,8 +103,8 @@ def _rows(file: pq.ParquetFile, wanted: IntArray, columns: list[str]) -> pa.Tabl
     for group in range(file.num_row_groups):
         statistics = file.metadata.row_group(group).column(_ID).statistics
         if statistics is not None and statistics.has_min_max:
-            first, last = np.searchsorted(wanted, [statistics.min, statistics.max + 1])
-            if first == last:
+            first = np.searchsorted(wanted, statistics.min, side="left")
+            if first == np.searchsorted(wanted, statistics.max, side="right"):
                 continue
         rows = file.read_row_group(group, columns=columns)
         hits = np.flatnonzero(np.isin(rows["sequence_id"].to_numpy(), wanted))

@@ -136,7 +136,7 @@ def test_a_manifest_that_changed_since_is_refused(planned: World, run: Run) -> N
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("sink_map.parquet", "bytes"),
+        ("forgotten.txt", "bytes"),
         ("config.json", "bytes"),
         ("sinks-00001.leaves", "bytes"),
         ("model-shared.safetensors", "gone"),
@@ -152,8 +152,8 @@ def test_a_run_that_changed_since_is_refused(
         path.unlink()
     elif change == "time":
         os.utime(path, ns=(0, 0))
-    elif name == "sink_map.parquet":
-        replace_map(path)
+    elif name == "forgotten.txt":
+        forget_one(planned.run / "sink_map.parquet")
     else:
         path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     code, line = refused(planned, run)
@@ -167,14 +167,14 @@ def test_a_run_that_changed_since_is_refused(
     )
 
 
-def replace_map(path: Path) -> None:
-    """Another map that is a map: one sequence more is forgotten."""
+def forget_one(path: Path) -> None:
+    """One sequence more is forgotten."""
     from sinkmodel.allocation import SinkMap
 
     sink_map = SinkMap.read(path)
     owner = next(int(i) for i, p in zip(sink_map.sequence_ids, sink_map.policies, strict=True)
                  if p != "shared")  # fmt: skip
-    path.write_bytes(sink_map.forget([owner]).to_bytes())
+    sink_map.forget([owner]).save(path)
 
 
 def test_an_edited_plan_is_refused(planned: World, run: Run) -> None:
