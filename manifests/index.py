@@ -47,7 +47,8 @@ class Snapshot:
     """One build or addition: `records` = `documents` + `rejects` + `already_there`.
 
     `documents` are the new ones; a record is already there when an earlier snapshot has a document
-    with its source, ID and text.
+    with its source, ID and text. `extractors` are the libraries, with their versions, that made
+    the text from what the inputs hold; none for formats that hold text.
     """
 
     snapshot: int
@@ -57,6 +58,7 @@ class Snapshot:
     rejects: int
     content_digest: str
     already_there: int = 0
+    extractors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +139,18 @@ def _body(index: Index) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "parameters": dict(index.parameters),
-        "snapshots": [
-            {**vars(s), "inputs": [dict(vars(i)) for i in s.inputs]} for s in index.snapshots
-        ],
+        "snapshots": [_snapshot_body(snapshot) for snapshot in index.snapshots],
         "tables": {name: [dict(vars(e)) for e in index.tables[name]] for name in TABLES},
     }
+
+
+def _snapshot_body(snapshot: Snapshot) -> dict[str, Any]:
+    body = {**vars(snapshot), "inputs": [dict(vars(i)) for i in snapshot.inputs]}
+    body["extractors"] = list(snapshot.extractors)
+    if not snapshot.extractors:
+        # Absent, as in manifests of text formats from before there were extractors.
+        del body["extractors"]
+    return body
 
 
 def _parse(value: Mapping[str, Any]) -> Index:
@@ -154,7 +163,13 @@ def _parse(value: Mapping[str, Any]) -> Index:
     return Index(
         parameters=dict(value["parameters"]),
         snapshots=tuple(
-            Snapshot(**{**s, "inputs": tuple(InputFile(**i) for i in s["inputs"])})
+            Snapshot(
+                **{
+                    **s,
+                    "inputs": tuple(InputFile(**i) for i in s["inputs"]),
+                    "extractors": tuple(s.get("extractors", ())),
+                }
+            )
             for s in value["snapshots"]
         ),
         tables={

@@ -53,6 +53,10 @@ class Manifest:
         """Everything that shaped the IDs."""
         return self.index.parameters
 
+    def extractors(self) -> tuple[str, ...]:
+        """What shaped the text of any snapshot beside this package, as `name version`."""
+        return tuple(sorted({one for known in self.snapshots for one in known.extractors}))
+
     def content_digest(self, snapshot: int | None = None) -> str:
         """The content digest of a snapshot, by default the newest.
 

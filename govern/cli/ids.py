@@ -81,8 +81,10 @@ def build(
 ) -> None:
     """Read a corpus, find near-duplicates and write a manifest.
 
-    INPUT is a .jsonl, .csv, .txt (each plain, .gz or .zst), .parquet or .arrow file, a folder of
-    such files, a glob pattern, or an fsspec URL. Every record becomes a document or a reject.
+    INPUT is a file, a folder, a glob pattern, or an fsspec URL of these. Formats: JSONL, CSV, TSV,
+    text, Parquet, Arrow, mbox and eml; with an extra of their own WARC and WET, HTML, PDF; each
+    plain or compressed. Fields may be paths (meta.url) and alternatives (id,meta.url). Every record
+    becomes a document or a reject. See docs/corpora.md.
     """
     import os
 
@@ -144,7 +146,7 @@ def add(
 def _added_text(report: AddReport) -> str:
     lines = [
         f"manifest   {report.path}, snapshot {report.snapshot}",
-        f"records    {report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes",
+        *_inputs_text(report),
         f"documents  {report.documents:,} new, {report.already_there:,} already there",
         f"sequences  {report.new_sequences:,} new, {report.joined:,} documents joined old ones, "
         f"{report.merged:,} merged, {report.reassigned:,} documents reassigned",
@@ -153,6 +155,12 @@ def _added_text(report: AddReport) -> str:
         f"digest     {report.digest}",
         f"time       {report.seconds:.1f} s",
     ]
+    if report.other_extractors:
+        lines.insert(
+            -2,
+            f"extracted  by {', '.join(report.other_extractors)} in earlier snapshots: the same "
+            "page may give another text now",
+        )
     if report.repeated_shared:
         lines.insert(
             -2,
@@ -162,10 +170,22 @@ def _added_text(report: AddReport) -> str:
     return "\n".join(lines)
 
 
+def _inputs_text(report: AddReport | BuildReport) -> list[str]:
+    read = f"{report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes"
+    lines = [f"records    {read}"]
+    if report.skipped:
+        total = sum(report.skipped.values())
+        kinds = ", ".join(f"{why} {n:,}" for why, n in report.skipped.items())
+        lines.append(f"skipped    {total:,} files: {kinds}")
+    if report.extractors:
+        lines.append(f"extractors {', '.join(report.extractors)}")
+    return lines
+
+
 def _report_text(report: BuildReport) -> str:
     lines = [
         f"manifest   {report.path}",
-        f"records    {report.records:,} in {report.files:,} files, {report.text_bytes:,} bytes",
+        *_inputs_text(report),
         f"documents  {report.documents:,}, {report.distinct_texts:,} distinct texts",
         f"sequences  {report.sequences:,}, from {report.links:,} verified links",
         f"rejects    {report.rejects:,}" + _reasons(report.reject_reasons),

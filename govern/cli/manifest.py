@@ -46,7 +46,7 @@ def info(settings: Settings, path: Path, largest: int) -> None:
         "snapshots": [
             {"snapshot": s.snapshot, "files": len(s.inputs), "records": s.records,
              "documents": s.documents, "rejects": s.rejects, "already_there": s.already_there,
-             "content_digest": s.content_digest}
+             "extractors": list(s.extractors), "content_digest": s.content_digest}
             for s in opened.snapshots
         ],
         "parameters": dict(opened.parameters),
@@ -315,6 +315,7 @@ def _info_text(result: dict[str, Any]) -> str:
         lines.append(
             f"snapshot   {one['snapshot']}: {one['records']:,} records from {one['files']:,} "
             f"files, content {one['content_digest'][:16]}"
+            + (f", extracted by {', '.join(one['extractors'])}" if one["extractors"] else "")
         )
     shaped = {k: v for k, v in result["parameters"].items() if v not in (None, [], "")}
     lines.append("parameters " + ", ".join(f"{name}={value}" for name, value in shaped.items()))

@@ -24,7 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from govern.ids.corpus import CorpusFile, ReadOptions, find_files, kept_type
+from govern.ids.corpus import ReadOptions, kept_type
+from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.minhash import permutations
 from govern.ids.pipeline import Progress, Silent, require_documents
 from govern.ids.rules import require_rules, require_shingles
@@ -74,6 +75,9 @@ class AddReport:
         digest: Of the manifest now.
         snapshot: Its newest snapshot; as before when nothing was new.
         files, records, rejects, reject_reasons, text_bytes: What was read.
+        skipped: Files that were passed over, by what they are.
+        extractors: What shaped the text beside this package.
+        other_extractors: What shaped that of earlier snapshots, where it is another release.
         already_there: Records whose source, ID and text the manifest had.
         documents: New documents.
         new_sequences: Sequences founded now.
@@ -90,6 +94,9 @@ class AddReport:
     digest: str
     snapshot: int
     files: int
+    skipped: Mapping[str, int]
+    extractors: tuple[str, ...]
+    other_extractors: tuple[str, ...]
     records: int
     documents: int
     rejects: int
@@ -139,17 +146,21 @@ def add_documents(
     known = open_manifest(manifest)
     require_rules(known)
     require_shingles(known)
-    files = find_files(inputs, config.source or known.parameters["source"])
+    found = find_inputs(inputs, config.source or known.parameters["source"])
     with _writing(Path(manifest)) as opened:
-        counts = _add(files, opened, config, progress or Silent())
+        counts = _add(found, opened, config, progress or Silent())
     return AddReport(
-        path=Path(manifest), files=len(files), seconds=time.perf_counter() - begin, **counts
+        path=Path(manifest),
+        files=len(found.files),
+        skipped=found.skipped,
+        extractors=found.extractors,
+        other_extractors=found.other_releases(known.extractors()),
+        seconds=time.perf_counter() - begin,
+        **counts,
     )
 
 
-def _add(
-    files: Sequence[CorpusFile], manifest: Manifest, config: AddConfig, progress: Progress
-) -> dict[str, Any]:
+def _add(read: Inputs, manifest: Manifest, config: AddConfig, progress: Progress) -> dict[str, Any]:
     from govern.ids.amend import write_addition
     from govern.ids.ingest import ingest
     from govern.ids.settle import settle
@@ -158,7 +169,7 @@ def _add(
     known = manifest.parameters
     progress.stage("reading", None, "bytes")
     ingested = ingest(
-        files,
+        read.files,
         _read_options(known, config),
         manifest.path / WORK_NAME,
         ngram=known["ngram"],
@@ -193,9 +204,13 @@ def _add(
         amended = write_addition(
             manifest.path, addition, reserve=known["reserve"], advance=progress.advance
         )
-    inputs = tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in files)
+    inputs = tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in read.files)
     snapshot = Snapshot(
-        snapshot=addition.assigned.snapshot, inputs=inputs, content_digest="", **counts
+        snapshot=addition.assigned.snapshot,
+        inputs=inputs,
+        extractors=read.extractors,
+        content_digest="",
+        **counts,
     )
     index = make_index(
         parameters=known, earlier=manifest.snapshots, snapshot=snapshot, tables=amended.tables

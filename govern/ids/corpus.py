@@ -6,22 +6,22 @@ bounded by bytes and rows; nothing is held beyond the one that is being filled.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from govern.ids.inputs import CorpusFile, find_files, require_unchanged
 from govern.ids.readers import record as reasons
-from govern.ids.readers.formats import READERS, Reader
+from govern.ids.readers.columns import batch_records, require_field
 from govern.ids.readers.record import MISSING, Broken, Fields, Record
-from govern.ids.readers.streams import COMPRESSED, is_url, open_binary
+from govern.ids.readers.source import Source
+from govern.ids.readers.streams import open_binary
 from manifests.errors import InputError
 from manifests.reader import SEQUENCE_COLUMNS
 from manifests.schema import CONTEXT_BYTES, DOCUMENTS, REJECTS
@@ -74,27 +74,6 @@ BEGINNING = Position(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusFile:
-    """One file to read.
-
-    Attributes:
-        uri: As the user named it.
-        bytes: Its size.
-        version: What changes when the file does: its time of change, or what its server says.
-        source: The source that it stands for.
-        reader: Reads its format.
-        compression: Its compression.
-    """
-
-    uri: str
-    bytes: int
-    version: str
-    source: str
-    reader: Reader
-    compression: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class CorpusBatch:
     """A piece of a corpus.
 
@@ -112,36 +91,6 @@ class CorpusBatch:
     kinds: tuple[frozenset[str], ...]
     read: tuple[CorpusFile, ...]
     end: Position | None
-
-
-def find_files(inputs: Sequence[str | os.PathLike[str]], source: str | None) -> list[CorpusFile]:
-    """The files that inputs name, by path; a file that is named twice is read once.
-
-    An input is a file, a folder (every file with a known suffix below it, hidden ones left out), a
-    glob pattern, or an fsspec URL of any of these.
-
-    Raises:
-        InputError: An input names nothing, or a file with an unknown suffix.
-    """
-    found: dict[str, CorpusFile] = {}
-    for given in inputs:
-        name = os.fspath(given)
-        for uri, size, version, stands_for in _expand(name):
-            one = _corpus_file(uri, size, version, source or stands_for)
-            if one is not None:
-                found.setdefault(uri, one)
-            elif uri == name:
-                raise InputError(
-                    f"corpus file {name}",
-                    expected=f"a name ending in {', '.join(READERS)}, plain or .gz or .zst",
-                    found="another suffix",
-                    remedy="rename it, or convert it to one of these formats",
-                )
-        if not found:
-            raise _nothing(name, "nothing that can be read there")
-    if not found:
-        raise _nothing("corpus", "no inputs")
-    return [found[uri] for uri in sorted(found)]
 
 
 def read_corpus(
@@ -168,39 +117,34 @@ def read_files(
     for number, one in enumerate(files[begin.files :], begin.files):
         with open_binary(one.uri) as file:
             batch.enter(one)
-            items = one.reader(file, one.uri, one.compression, fields, options.max_record_bytes)
+            source = Source(
+                uri=one.uri,
+                file=file,
+                compression=one.format.compression,
+                fields=fields,
+                limit=options.max_record_bytes,
+            )
             done = begin.records if number == begin.files else 0
-            for count, item in enumerate(islice(items, done, None), done + 1):
+            for count, item in enumerate(islice(_records(one, source), done, None), done + 1):
                 batch.add(item)
                 if batch.full:
                     yield batch.take(Position(number, count))
-        _require_unchanged(one)
+        require_unchanged(one)
         batch.read.append(one)
     yield batch.take(None)
 
 
-def _require_unchanged(file: CorpusFile) -> None:
-    """Refuse a local file that is not the one that was found: half of it may be old, half new."""
-    if is_url(file.uri):
-        return
-    try:
-        now = _version(Path(file.uri).stat())
-    except OSError as error:
-        found = error.strerror or "no file"
-    else:
-        if now == file.version:
-            return
-        found = "one that was written to meanwhile"
-    raise InputError(
-        f"corpus file {file.uri}",
-        expected="a file that stays as it is while it is read",
-        found=found,
-        remedy="run it again when nothing writes there",
-    )
-
-
-def _version(status: os.stat_result) -> str:
-    return f"{status.st_size} bytes, changed at {status.st_mtime_ns} ns"
+def _records(one: CorpusFile, source: Source) -> Iterator[Record | Broken]:
+    """The records of a file one by one, also where its reader yields them as Arrow batches."""
+    rows = 0
+    for item in one.reader.read(source):
+        if isinstance(item, pa.RecordBatch):
+            require_field(one.uri, source.fields.text, item.schema.names)
+            yield from batch_records(item, rows, source.fields)
+            rows += item.num_rows
+        else:
+            rows = item.row + 1
+            yield item
 
 
 @dataclass
@@ -215,7 +159,7 @@ class _Batch:
 
     def _clear(self) -> None:
         self.columns: dict[str, list[Any]] = {
-            name: [] for name in ("source", "doc_id", "uri", "row", "end", "text")
+            name: [] for name in ("source", "doc_id", "uri", "row", "start", "end", "text")
         }
         self.kept: list[list[str | None]] = [[] for _ in self.options.keep]
         self.kinds: list[set[str]] = [set() for _ in self.options.keep]
@@ -236,14 +180,14 @@ class _Batch:
         if isinstance(item, Broken):
             self._reject(item.row, item.reason, item.context)
             return
-        row, text, doc_id, kept = item
+        row, text, doc_id, kept, start, end = item
         if type(text) is not str:
             self._reject(row, _why_no_text(text), _context(text))
             return
         if not text or text.isspace():
             self._reject(row, reasons.EMPTY_TEXT, _context(doc_id))
             return
-        if doc_id is None:
+        if doc_id is None or doc_id is MISSING:
             doc_id = f"{self.uri}#{row}"
         elif type(doc_id) is int:
             doc_id = str(doc_id)
@@ -264,7 +208,8 @@ class _Batch:
         columns["doc_id"].append(doc_id)
         columns["uri"].append(self.uri)
         columns["row"].append(row)
-        columns["end"].append(n_bytes)
+        columns["start"].append(0 if start is None else start)
+        columns["end"].append(n_bytes if end is None else end)
         columns["text"].append(text)
         for values, kinds, value in zip(self.kept, self.kinds, kept, strict=True):
             values.append(_kept_value(value, kinds))
@@ -279,13 +224,12 @@ class _Batch:
     def take(self, end: Position | None) -> CorpusBatch:
         """The batch as Arrow; this object starts anew."""
         columns = self.columns
-        rows = len(columns["row"])
         arrays = {
             "source": pa.array(columns["source"], pa.string()),
             "doc_id": pa.array(columns["doc_id"], pa.string()),
             "uri": pa.array(columns["uri"], pa.string()),
             "row": pa.array(columns["row"], pa.int64()),
-            "start": pa.array([0] * rows, pa.int64()),
+            "start": pa.array(columns["start"], pa.int64()),
             "end": pa.array(columns["end"], pa.int64()),
             "text": pa.array(columns["text"], pa.large_string()),
         }
@@ -321,7 +265,7 @@ def _context(value: Any) -> bytes:
 
 
 def _kept_value(value: Any, kinds: set[str]) -> str | None:
-    if value is None:
+    if value is None or value is MISSING:
         return None
     if type(value) is str:
         kinds.add("str")
@@ -343,86 +287,3 @@ def kept_type(kinds: Iterable[str]) -> pa.DataType:
     if seen and seen <= {"int", "float"}:
         return pa.float64()
     return pa.string()
-
-
-def _corpus_file(uri: str, size: int, version: str, source: str) -> CorpusFile | None:
-    suffixes = [s.lower() for s in PurePosixPath(uri).suffixes]
-    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
-    if compression:
-        suffixes.pop()
-    reader = READERS.get(suffixes[-1]) if suffixes else None
-    if reader is None:
-        return None
-    return CorpusFile(
-        uri=uri,
-        bytes=size,
-        version=version,
-        source=source,
-        reader=reader,
-        compression=compression,
-    )
-
-
-def _stem(uri: str) -> str:
-    name = PurePosixPath(uri).name
-    for suffix in (*COMPRESSED, *READERS):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[: -len(suffix)]
-    return name
-
-
-def _expand(name: str) -> Iterator[tuple[str, int, str, str]]:
-    """(uri, bytes, version, source) of every file that an input names."""
-    if is_url(name):
-        yield from _expand_url(name)
-        return
-    path = Path(name)
-    if path.is_dir():
-        for below in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in below.relative_to(path).parts)
-            if below.is_file() and not hidden:
-                yield _found(below, path.resolve().name)
-        return
-    if path.is_file():
-        yield _found(path, _stem(name))
-        return
-    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
-    if not matches:
-        raise _nothing(name, "nothing there")
-    for match in matches:
-        if match.is_file():
-            yield _found(match, _stem(match.name))
-
-
-def _found(path: Path, source: str) -> tuple[str, int, str, str]:
-    status = path.stat()
-    return path.as_posix(), status.st_size, _version(status), source
-
-
-def _expand_url(url: str) -> Iterator[tuple[str, int, str, str]]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        if filesystem.isdir(path):
-            paths = sorted(filesystem.find(path))
-        else:
-            paths = sorted(filesystem.glob(path))
-        known = [(int(filesystem.size(p) or 0), str(filesystem.ukey(p))) for p in paths]
-        is_folder = filesystem.isdir(path)
-    except (OSError, ImportError, ValueError) as error:
-        raise _nothing(url, str(error)) from None
-    if not paths:
-        raise _nothing(url, "nothing there")
-    for one, (size, version) in zip(paths, known, strict=True):
-        full = filesystem.unstrip_protocol(one) if len(paths) > 1 or is_folder else url
-        yield full, size, version, PurePosixPath(path).name if is_folder else _stem(one)
-
-
-def _nothing(name: str, found: str) -> InputError:
-    return InputError(
-        f"input {name}",
-        expected="a corpus file, a folder of them, or a glob pattern that matches some",
-        found=found,
-        remedy="correct the path",
-    )

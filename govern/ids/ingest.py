@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from govern.ids.corpus import BEGINNING, CorpusBatch, CorpusFile, ReadOptions, read_files
+from govern.ids.corpus import BEGINNING, CorpusBatch, ReadOptions, read_files
+from govern.ids.inputs import CorpusFile
 from govern.ids.minhash import Permutations
 from govern.ids.parts import (
     PARTS_NAME,

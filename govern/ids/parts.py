@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from govern.ids.corpus import CorpusFile, Position
+from govern.ids.corpus import Position
+from govern.ids.inputs import CorpusFile
 from manifests.files import canonical_json, fsync_directory
 from manifests.schema import REJECTS
 

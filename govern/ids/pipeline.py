@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from govern.ids.corpus import CorpusFile, ReadOptions, find_files
+from govern.ids.corpus import ReadOptions
+from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
 from manifests.errors import InputError
@@ -121,6 +122,8 @@ class BuildReport:
     path: Path
     digest: str
     files: int
+    skipped: Mapping[str, int]
+    extractors: tuple[str, ...]
     records: int
     documents: int
     rejects: int
@@ -160,11 +163,16 @@ def build_ids(
     """
     begin = time.perf_counter()
     config = config or BuildConfig()
-    files = find_files(inputs, config.read.source)
+    found = find_inputs(inputs, config.read.source)
     with _output(Path(out)) as directory:
-        counts = _build(files, directory, config, progress or Silent())
+        counts = _build(found, directory, config, progress or Silent())
     return BuildReport(
-        path=Path(out), files=len(files), seconds=time.perf_counter() - begin, **counts
+        path=Path(out),
+        files=len(found.files),
+        skipped=found.skipped,
+        extractors=found.extractors,
+        seconds=time.perf_counter() - begin,
+        **counts,
     )
 
 
@@ -205,7 +213,7 @@ class _Decided:
 
 
 def _build(
-    files: Sequence[CorpusFile], directory: Path, config: BuildConfig, progress: Progress
+    found: Inputs, directory: Path, config: BuildConfig, progress: Progress
 ) -> dict[str, Any]:
     # Compiled code is loaded here, so that a wrong path is refused without waiting for it.
     from govern.ids.first_tables import write_tables
@@ -213,7 +221,7 @@ def _build(
 
     progress.stage("reading", None, "bytes")
     ingested = ingest(
-        files,
+        found.files,
         config.read,
         directory / WORK_NAME,
         ngram=config.ngram,
@@ -239,7 +247,8 @@ def _build(
     rejected.update(settled.rejects["reason"].to_pylist())
     snapshot = Snapshot(
         snapshot=1,
-        inputs=tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in files),
+        inputs=tuple(InputFile(uri=f.uri, bytes=f.bytes) for f in found.files),
+        extractors=found.extractors,
         records=len(ingested.keys) + ingested.rejects.num_rows,
         documents=n_documents,
         rejects=sum(rejected.values()),

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from govern.ids.corpus import ReadOptions, find_files, read_files
+from govern.ids.corpus import ReadOptions, read_files
 from govern.ids.ingest import document_keys
+from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.shingle import digests, text_buffers
 from manifests.errors import InputError
 from manifests.reader import Manifest
@@ -48,12 +49,12 @@ def read_texts(
     """
     given = [i.uri for s in manifest.snapshots for i in s.inputs] if inputs is None else inputs
     options = _options(manifest)
-    files = find_files(given, options.source)
+    found = find_inputs(given, options.source)
     wanted = _Wanted(manifest)
-    for batch in read_files(files, options):
+    for batch in read_files(found.files, options):
         if batch.documents.num_rows:
             yield from wanted.match(batch.documents)
-    wanted.require_all(given)
+    wanted.require_all(given, found)
 
 
 def _options(manifest: Manifest) -> ReadOptions:
@@ -122,7 +123,7 @@ class _Wanted:
             keys = document_keys(some["source"], some["doc_id"])
             self._changed.update(keys[i].tobytes() for i in range(len(keys)))
 
-    def require_all(self, given: Sequence[str | os.PathLike[str]]) -> None:
+    def require_all(self, given: Sequence[str | os.PathLike[str]], read: Inputs) -> None:
         """Refuse a corpus that lacks a document."""
         missing = np.flatnonzero(~self._given)
         if not len(missing):
@@ -131,6 +132,7 @@ class _Wanted:
         keys = document_keys(rows["source"].combine_chunks(), rows["doc_id"].combine_chunks())
         changed = [i for i in range(len(missing)) if keys[i].tobytes() in self._changed]
         shown = changed[0] if changed else 0
+        others = read.other_releases(self._manifest.extractors())
         name = f"{rows['doc_id'][shown].as_py()} of source {rows['source'][shown].as_py()}"
         more = f" (and {len(missing) - 1} more documents)" if len(missing) > 1 else ""
         raise InputError(
@@ -138,7 +140,9 @@ class _Wanted:
             expected=f"its text, as manifest {self._manifest.path} recorded it, in "
             + ", ".join(os.fspath(g) for g in list(given)[:3]),
             found="a changed text" if changed else "no such text",
-            remedy="give the corpus that the manifest was built from, or build the manifest anew",
+            remedy=f"install what extracted the text then ({', '.join(others)})"
+            if others
+            else "give the corpus that the manifest was built from, or build the manifest anew",
         )
 
 

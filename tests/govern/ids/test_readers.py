@@ -14,7 +14,8 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from govern.ids.corpus import ReadOptions, find_files, kept_type, read_corpus
+from govern.ids.corpus import ReadOptions, kept_type, read_corpus
+from govern.ids.inputs import find_files
 from govern.ids.readers.streams import TooLong, split_lines
 from manifests.errors import InputError
 
@@ -105,8 +106,8 @@ def test_truncated_compression_keeps_what_was_read(tmp_path: Path, suffix: str) 
 def test_a_disk_that_fails_in_the_middle() -> None:
     import io
 
-    from govern.ids.readers.formats import read_jsonl
-    from govern.ids.readers.record import Fields
+    from govern.ids.readers import Fields, Source
+    from govern.ids.readers.jsonl import read_jsonl
 
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -116,7 +117,17 @@ def test_a_disk_that_fails_in_the_middle() -> None:
             return piece
 
     file = Failing(b'{"text": "one"}\n{"text": "two"}\n{"text": "th')
-    items = list(read_jsonl(file, "a", None, Fields("text", "id", ()), 1000))
+    items = list(
+        read_jsonl(
+            Source(
+                uri="a",
+                file=file,
+                compression=None,
+                fields=Fields("text", "id", ()),
+                limit=1000,
+            )
+        )
+    )
     assert [item.text for item in items[:2]] == ["one", "two"]  # type: ignore[union-attr]
     assert items[2:] == [(2, "truncated_file", b"[Errno 5] Input/output error")]
 
@@ -151,7 +162,7 @@ def test_text_folder(tmp_path: Path) -> None:
     (folder / "b").mkdir(parents=True)
     (folder / "b" / "two.txt").write_text("second letter")
     (folder / "one.txt").write_bytes(b"\xef\xbb\xbffirst letter")
-    (folder / "broken.txt").write_bytes(b"\xff\xfe")
+    (folder / "broken.txt").write_bytes(b"\xff\xfa")
     (folder / ".hidden.txt").write_text("not read")
     (folder / "image.png").write_bytes(b"not read")
     documents, rejects = read(folder)
