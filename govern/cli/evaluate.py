@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from govern.cli.render import Settings, emit, note, progress_bar
+from govern.cli.render import Settings, duration, emit, note, progress_bar
 
 
 @click.command(
@@ -44,6 +44,12 @@ from govern.cli.render import Settings, emit, note, progress_bar
     show_default=True,
     help="Documents of each kind at most.",
 )
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Also attack the erased run: weights changed, other sinks, sampling, relearning, prompt "
+    "search. Says first how long it will take; run it again to go on after a stop.",
+)
 @click.pass_obj
 def evaluate(
     settings: Settings,
@@ -54,6 +60,7 @@ def evaluate(
     corpus: tuple[str, ...],
     reference: Path | None,
     documents: int,
+    full: bool,
 ) -> None:
     """Measure what RUN remembers of documents, with every control, and write one page.
 
@@ -77,17 +84,25 @@ def evaluate(
         corpus=corpus,
         reference=reference,
         most=documents,
+        full=full,
     )
     cache = claim(out, run)
     note(settings, f"measuring {run} into {out}")
     with progress_bar(settings, "measuring") as bar:
-        done = iter(range(1, STEPS + 1))
+        done, total = 0, STEPS + 2 * (reference is not None)
 
         def report(step: str) -> None:
+            nonlocal done
+            done += 1
             if bar is not None:
-                bar.update(next(done), STEPS - (reference is None), step)
+                bar.update(done, total, step)
 
-        evaluation = measure(request, cache=cache, report=report)
+        def announce(tasks: int, seconds: float) -> None:
+            nonlocal total
+            total += tasks
+            note(settings, f"{tasks} attacks; those not done yet take about {duration(seconds)}")
+
+        evaluation = measure(request, cache=cache, report=report, announce=announce)
     files = write_evaluation(evaluation, open_manifest(manifest), out)
     lines = findings(evaluation)
     result = {

@@ -39,6 +39,13 @@ def note(settings: Settings, message: str) -> None:
         click.echo(message, err=True)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Bar:
     """One progress bar: `update(done, total, text)`."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _TOP, _BASE = 64.0, 24.0, 40.0, 240.0
+_LEGEND = 155.0  # room of one entry; the last of four must end inside
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -67,13 +68,13 @@ def extraction_chart(phases: Mapping[str, Sequence[float]]) -> ExtractionChart |
         right=WIDTH - _RIGHT,
         base=_BASE,
         top=_TOP,
-        x_ticks=tuple(Mark(at=_x(t), text=f"{t:.0%}") for t in _TICKS),
-        y_ticks=tuple(Mark(at=_y(t), text=f"{t:.0%}") for t in _TICKS),
+        x_ticks=tuple(Mark(at=across(t), text=f"{t:.0%}") for t in _TICKS),
+        y_ticks=tuple(Mark(at=up(t), text=f"{t:.0%}") for t in _TICKS),
         curves=tuple(
             Curve(
                 name=name,
                 points=_steps(values),
-                legend=_LEFT + 170.0 * place,
+                legend=_LEFT + _LEGEND * place,
                 spoken=f"{name}: {extracted_share(values, 0.5):.0%} of {len(values)} documents "
                 "are recited after half of them",
             )
@@ -87,12 +88,14 @@ def _steps(strengths: Sequence[float]) -> str:
     for need in sorted({1.0 - s for s in strengths}):
         points += [(need, points[-1][1]), (need, extracted_share(strengths, need))]
     points.append((1.0, points[-1][1]))
-    return " ".join(f"{_x(x):.2f},{_y(y):.2f}" for x, y in points)
+    return " ".join(f"{across(x):.2f},{up(y):.2f}" for x, y in points)
 
 
-def _x(share: float) -> float:
+def across(share: float) -> float:
+    """Where a share of the x axis lies."""
     return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 2)
 
 
-def _y(share: float) -> float:
+def up(share: float) -> float:
+    """Where a share of the y axis lies."""
     return round(_BASE - share * (_BASE - _TOP), 2)

@@ -26,10 +26,11 @@ from sinkmodel.evaluate.probes import Probe, Probes, probe_digest
 
 if TYPE_CHECKING:
     from sinkmodel.checkpoint import Run
-    from sinkmodel.evaluate.measure import Measurement
+    from sinkmodel.evaluate.measure import Measurement, Subject
     from sinkmodel.evaluate.rows import Before, Measured, Scored
+    from sinkmodel.evaluate.scorer import Scorer
 
-STEPS = 11  # probe sets that a default evaluation scores; one less without a reference run
+STEPS = 10  # probe sets that a default evaluation scores; two more with a reference run
 _METRICS = pa.schema(
     [
         *((name, pa.string()) for name in ("metric", "group", "phase")),
@@ -66,6 +67,7 @@ class EvaluateRequest:
         corpus: Where the text lies now; empty: where the manifest was built from.
         reference: A run that never saw the chosen documents; None measures against reserved ones.
         most: Documents of each kind at most.
+        full: Also attack the erased run.
         seed: Of samples and intervals.
     """
 
@@ -75,6 +77,7 @@ class EvaluateRequest:
     corpus: tuple[str, ...] = ()
     reference: Path | None = None
     most: int = MAX_DOCUMENTS
+    full: bool = False
     seed: int = 0
 
 
@@ -87,6 +90,7 @@ class Evaluation:
         metrics: metric, group, phase, n, value, low, high (95 % interval, null where there is
             none), seed, probe_sha256, note. Phases: before, erased, backbone, placebo, reference.
         documents: One row for each measured document and phase, with its metrics.
+        attacks: What attacks brought out (`attacking.SCHEMA`); None where none were asked for.
         checkpoint: Digest of the run's weights and sink map.
         probes: Digest of the documents measured.
         chosen: Documents that matched, were trained on, and were measured.
@@ -95,6 +99,7 @@ class Evaluation:
     request: EvaluateRequest
     metrics: pa.Table
     documents: pa.Table
+    attacks: pa.Table | None
     checkpoint: str
     probes: str
     chosen: Mapping[str, int]
@@ -105,6 +110,7 @@ def evaluate(
     *,
     cache: Path | None = None,
     report: Callable[[str], None] | None = None,
+    announce: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
     """Measure what a run remembers of chosen documents, with every control.
 
@@ -112,58 +118,126 @@ def evaluate(
         request: What to evaluate.
         cache: Where scores are kept, so that the same question is answered at once.
         report: Called after each step.
+        announce: Told before the attacks of a full evaluation how many tasks they are, and the
+            seconds that those not done yet will take.
 
     Raises:
         SelectionError: The run was trained on none of the documents.
         CheckpointError, ManifestError, InputError: Something given cannot be used.
     """
-    from sinkmodel.checkpoint import load_run
     from sinkmodel.evaluate.controls import reactivated, zeroed
     from sinkmodel.evaluate.measure import Subject, measure_after, measure_before
-    from sinkmodel.evaluate.rows import NotMeasured, membership_rows
     from sinkmodel.evaluate.scorer import Scorer
+
+    asked = _prepare(request)
+    run, probes = asked.run, asked.probes
+    scorer = Scorer(context_length=run.context_length, cache=cache, report=report)
+    with reactivated(run.model, probes.policies):
+        subject = Subject(model=run.model, checkpoint=asked.checkpoint)
+        before = measure_before(subject, probes, scorer, reference=asked.reference)
+        nearest = nearest_kept(run, probes.forgotten, probes.policies.keys())
+        with zeroed(run.model, list(probes.policies)):
+            name = f"{asked.checkpoint} without {sorted(probes.policies)}"
+            erased = replace(subject, checkpoint=name)
+            measured = measure_after(erased, probes, before, scorer, nearest=nearest)
+            attacked = _attack(erased, asked, scorer, announce) if request.full else None
+    rows = [*measured.rows, *_membership(asked, before, measured, scorer)]
+    return Evaluation(
+        request=request,
+        metrics=pa.Table.from_pylist([_metric(row) for row in rows], schema=_METRICS),
+        documents=_documents(probes, before, measured),
+        attacks=attacked,
+        checkpoint=asked.checkpoint,
+        probes=probe_digest([*probes.forgotten, *probes.kept, *probes.held_out]),
+        chosen=asked.counts,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a request comes to: the run, the documents, and whom they are compared with."""
+
+    run: Run
+    probes: Probes
+    checkpoint: str
+    reference: Subject | None
+    counts: Mapping[str, int]
+
+
+def _prepare(request: EvaluateRequest) -> _Asked:
+    from sinkmodel.checkpoint import load_run
+    from sinkmodel.evaluate.measure import Subject
 
     manifest = open_manifest(request.manifest)
     require_trained_on(read_run(request.run), manifest)
     run = load_run(request.run)
     chosen, matched = choose(manifest, run, request.where)
-    probes = make_probes(
-        run,
-        manifest,
-        chosen,
-        corpus=list(request.corpus) or None,
-        most=request.most,
-        seed=request.seed,
-    )
-    checkpoint = checkpoint_digest(request.run)
+    corpus = list(request.corpus) or None
+    probes = make_probes(run, manifest, chosen, corpus=corpus, most=request.most, seed=request.seed)
     reference = None
     if request.reference is not None:
         loaded = load_reference(request.reference, run)
         digest = checkpoint_digest(request.reference)
         reference = Subject(model=loaded.model, checkpoint=digest)
-    scorer = Scorer(context_length=run.context_length, cache=cache, report=report)
-    with reactivated(run.model, probes.policies):
-        subject = Subject(model=run.model, checkpoint=checkpoint)
-        before = measure_before(subject, probes, scorer, reference=reference)
-        nearest = nearest_kept(run, probes.forgotten, probes.policies.keys())
-        with zeroed(run.model, list(probes.policies)):
-            erased = replace(subject, checkpoint=f"{checkpoint} without {sorted(probes.policies)}")
-            measured = measure_after(erased, probes, before, scorer, nearest=nearest)
-    attacked = membership_rows(probes, before.own, before.held_out, phase="before")
-    rows = [*measured.rows, *(row for row in attacked if not isinstance(row, NotMeasured))]
-    counts = {
-        "matched": matched,
-        "trained": len(chosen.documents),
-        "measured": len(probes.forgotten),
-    }
-    return Evaluation(
-        request=request,
-        metrics=pa.Table.from_pylist([_metric(row) for row in rows], schema=_METRICS),
-        documents=_documents(probes, before, measured),
-        checkpoint=checkpoint,
-        probes=probe_digest([*probes.forgotten, *probes.kept, *probes.held_out]),
-        chosen=counts,
+    return _Asked(
+        run=run,
+        probes=probes,
+        checkpoint=checkpoint_digest(request.run),
+        reference=reference,
+        counts={
+            "matched": matched,
+            "trained": len(chosen.documents),
+            "measured": len(probes.forgotten),
+        },
     )
+
+
+def _membership(
+    asked: _Asked, before: Before, measured: Measurement, scorer: Scorer
+) -> Iterator[Measured]:
+    """Membership inference on the run as it is and on the reference, and PrivLeak between them."""
+    from sinkmodel.evaluate.rows import NotMeasured, membership_rows, privacy_rows
+    from sinkmodel.evaluate.scores import no_sinks
+
+    probes, reference = asked.probes, asked.reference
+    rows = [*membership_rows(probes, before.own, before.held_out, phase="before")]
+    if reference is not None and before.reference is not None:
+        held_out = scorer(
+            "reference: reserved",
+            reference.model,
+            probes.held_out,
+            no_sinks,
+            checkpoint=reference.checkpoint,
+            recites=False,
+        )
+        never = [*membership_rows(probes, before.reference, held_out, phase="reference")]
+        rows += [*never, *privacy_rows(measured.rows, never)]
+    yield from (row for row in rows if not isinstance(row, NotMeasured))
+
+
+def _attack(
+    erased: Subject, asked: _Asked, scorer: Scorer, announce: Callable[[int, float], None] | None
+) -> pa.Table:
+    """Every attack on the erased run and on the reference."""
+    from govern.evaluate.attacking import estimate_seconds, plan_attacks, run_attacks
+    from sinkmodel.evaluate.suite import ERASED, REFERENCE, Target
+
+    targets = [Target(name=ERASED, model=erased.model, checkpoint=erased.checkpoint)]
+    if asked.reference is not None:
+        ids = {probe.sequence_id for probe in (*asked.probes.forgotten, *asked.probes.kept)}
+        known = asked.reference.model.sink_map.sequence_ids.tolist()
+        targets.append(
+            Target(
+                name=REFERENCE,
+                model=asked.reference.model,
+                checkpoint=asked.reference.checkpoint,
+                unknown=frozenset(ids.difference(known)),
+            )
+        )
+    tasks, probes = plan_attacks(targets), asked.probes
+    if announce is not None:
+        announce(len(tasks), estimate_seconds(tasks, probes, scorer, scorer.cache))
+    return run_attacks(tasks, probes, scorer, cache=scorer.cache, report=scorer.report)
 
 
 def choose(manifest: Manifest, run: Run, where: str | None) -> tuple[Chosen, int]:

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from govern.audit import charts as report_charts
 from govern.audit.report import elide, short, show
 from govern.audit.statement import DocumentLoss, KeptChange
+from govern.evaluate.attacking import MARGIN, Verdict, verdicts
 from govern.evaluate.charts import extraction_chart
 from govern.evaluate.evaluating import Evaluation
+from govern.evaluate.relearning_chart import relearning_charts
 from manifests.sequence_id import format_id
 
 _CURVES = {"before": "before", "erased": "erased in memory", "reference": "never trained"}
@@ -48,6 +50,9 @@ def render_page(evaluation: Evaluation) -> str:
             extraction=extraction_chart(_strengths(evaluation.documents)),
             change_chart=_change_chart(evaluation.documents),
             metrics=evaluation.metrics.to_pylist(),
+            attacks=_verdicts(evaluation),
+            margin=MARGIN,
+            relearning=[] if evaluation.attacks is None else relearning_charts(evaluation.attacks),
             checkpoint=evaluation.checkpoint,
             probes=evaluation.probes,
         )
@@ -78,7 +83,22 @@ def findings(evaluation: Evaluation) -> list[str]:
         for row in rows
         if row["metric"] == "interval_missing" and row["value"]
     ]
+    found += [f"{v.attack} ({v.budget}): {_judgement(v)}" for v in _verdicts(evaluation)]
     return found
+
+
+def _verdicts(evaluation: Evaluation) -> list[Verdict]:
+    return [] if evaluation.attacks is None else verdicts(evaluation.attacks)
+
+
+def _judgement(verdict: Verdict) -> str:
+    """What came back, in the words that a verdict may use: under this attack, at this budget."""
+    name, erased = verdict.metric.replace("_", " "), report_charts.plain(verdict.erased)
+    text = f"{verdict.text}; {name} {erased}"
+    if verdict.recovered is None:
+        return text
+    low, high = report_charts.plain(verdict.low), report_charts.plain(verdict.high)
+    return f"{text}, reference {low} to {high}"
 
 
 def render_summary(evaluation: Evaluation) -> str:
@@ -183,5 +203,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(show=show, num=report_charts.plain, short=short, elide=elide)
+    environment.filters.update(
+        judgement=_judgement, show=show, num=report_charts.plain, short=short, elide=elide
+    )
     return environment

@@ -15,7 +15,7 @@ from manifests.errors import InputError
 from manifests.files import atomic_write, canonical_json
 
 MARKER, CACHE = ".govern-evaluation", "scores"
-RECORD = "evaluation.json"
+RECORD, ATTACKS = "evaluation.json", "attacks.parquet"
 
 
 def claim(out: Path, run: Path) -> Path:
@@ -46,7 +46,9 @@ def write_evaluation(evaluation: Evaluation, manifest: Manifest, out: Path) -> d
     Returns:
         Name -> path.
     """
+    attacks = {} if evaluation.attacks is None else {ATTACKS: _parquet(evaluation.attacks)}
     contents = {
+        **attacks,
         "metrics.parquet": _parquet(evaluation.metrics),
         "documents.parquet": _parquet(evaluation.documents),
         "summary.md": render_summary(evaluation).encode(),
@@ -64,6 +66,8 @@ def write_evaluation(evaluation: Evaluation, manifest: Manifest, out: Path) -> d
             }
         ),
     }
+    if not attacks:
+        (out / ATTACKS).unlink(missing_ok=True)  # of an earlier, full evaluation
     for name, data in contents.items():
         atomic_write(out / name, data)
     return {name: out / name for name in contents}

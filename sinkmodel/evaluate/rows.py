@@ -20,6 +20,7 @@ from sinkmodel.evaluate.metrics import (
 )
 from sinkmodel.evaluate.probes import Probe, Probes, probe_digest
 from sinkmodel.evaluate.scores import DocumentScore
+from sinkmodel.evaluate.unlearning_scores import privacy_leakage
 
 _SHOWN = 5  # reasons that a note spells out
 
@@ -206,6 +207,26 @@ def _membership_scores(probes: Sequence[Probe], scored: Scored) -> dict[str, np.
             [membership.min_k_plus_score(s.losses, s.means, s.deviations) for _, s in pairs]
         ),
     }
+
+
+def privacy_rows(
+    erased: Iterable[Measured], retrained: Iterable[Measured | NotMeasured]
+) -> Iterator[Measured]:
+    """PrivLeak: the AUC of Min-K% after erasing, relative to that of a model never trained on it.
+
+    Args:
+        erased: Rows of the erased run.
+        retrained: Membership rows of the reference.
+    """
+    name = "membership_auc_min_k"
+    after = [row for row in erased if (row.metric, row.phase) == (name, "after")]
+    never = [row for row in retrained if isinstance(row, Measured) and row.metric == name]
+    for one, other in zip(after, never, strict=False):
+        if other.estimate.value > 0:
+            value = privacy_leakage(one.estimate.value, other.estimate.value)
+            note = "relative to the reference; 0 is none, above 0 the texts still look trained on"
+            estimate = _plain(one.estimate.n, value)
+            yield replace(one, metric="privacy_leakage", estimate=estimate, note=note)
 
 
 def kept_rows(probes: Probes, before: Before, kept: Scored, held_out: Scored) -> Iterator[Measured]:

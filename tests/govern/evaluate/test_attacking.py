@@ -1,0 +1,180 @@
+"""`govern evaluate --full`: what attacks bring out, said with their budgets, and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from evaluate_world import EvaluateWorld
+
+from govern.cli import cli
+from govern.evaluate import attacking
+from govern.evaluate.attacking import SCHEMA, Verdict, verdicts
+from govern.evaluate.evaluating import EvaluateRequest, Evaluation, evaluate
+from govern.evaluate.relearning_chart import relearning_charts
+from manifests.files import sha256_file
+from sinkmodel.evaluate import controls, suite
+from sinkmodel.evaluate.compression import Budget
+
+STEPS = (0, 6, 12)
+
+
+@pytest.fixture(autouse=True)
+def small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attack as it is, only shorter."""
+    monkeypatch.setattr(suite, "RELEARN_STEPS", STEPS)
+    monkeypatch.setattr(suite, "SEEDS", (0, 1))
+    monkeypatch.setattr(suite, "SAMPLES", 2)
+    monkeypatch.setattr(suite, "_SEARCH", Budget(steps=3, steps_of_length=2, candidates=8))
+
+
+def request(world: EvaluateWorld) -> EvaluateRequest:
+    return EvaluateRequest(
+        run=world.run,
+        manifest=world.base / "manifest",
+        where="doc_id LIKE 'strict-%'",
+        reference=world.reference,
+        most=3,
+        full=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def attacked(
+    world: EvaluateWorld, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evaluation, Path]:
+    cache = tmp_path_factory.mktemp("attacked")
+    with pytest.MonkeyPatch.context() as patch:
+        small_budgets.__wrapped__(patch)  # type: ignore[attr-defined]
+        return evaluate(request(world), cache=cache), cache
+
+
+def by_attack(evaluation: Evaluation) -> dict[str, Verdict]:
+    assert evaluation.attacks is not None
+    return {verdict.attack: verdict for verdict in verdicts(evaluation.attacks)}
+
+
+def test_an_erased_text_comes_back_under_no_attack(attacked: tuple[Evaluation, Path]) -> None:
+    found = by_attack(attacked[0])
+    assert set(found) == {attack.name for attack in suite.attacks()}
+    assert [v.text for v in found.values()] == ["not recovered"] * len(found)
+    assert found["8 bit"].erased < 0.2
+
+
+def test_a_text_that_was_not_erased_comes_back(
+    world: EvaluateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "zeroed", lambda model, ids: controls.reactivated(model, ids))
+    some = [a for a in suite.attacks() if a.name in ("8 bit", "sampling at 0.7", "relearning half")]
+    monkeypatch.setattr(attacking, "attacks", lambda: some)
+    found = by_attack(evaluate(request(world)))
+    assert {name: verdict.text for name, verdict in found.items()} == {
+        attack.name: "recovered" for attack in some
+    }
+    assert found["8 bit"].erased > 0.9
+
+
+def test_a_full_evaluation_goes_on_where_it_was_stopped(
+    world: EvaluateWorld,
+    attacked: tuple[Evaluation, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop_after(label: str) -> Callable[[str], None]:
+        def report(step: str) -> None:
+            if step == label:
+                raise KeyboardInterrupt
+
+        return report
+
+    few = suite.attacks()[:3]
+    monkeypatch.setattr(attacking, "attacks", lambda: few)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(request(world), cache=tmp_path, report=stop_after("4 bit, erased, seed 0"))
+    assert len(list(tmp_path.glob("attack-*.json"))) == 3
+    done: list[str] = []
+
+    def counted(attack: suite.Attack) -> suite.Attack:
+        def perform(*arguments: object) -> Iterator[suite.Outcome]:
+            done.append(attack.name)
+            yield from attack.perform(*arguments)  # type: ignore[arg-type]
+
+        return replace(attack, perform=perform)
+
+    monkeypatch.setattr(attacking, "attacks", lambda: tuple(map(counted, few)))
+    again = evaluate(request(world), cache=tmp_path)
+    assert done == ["4 bit", "pruning 10%", "pruning 10%"]  # 8 bit twice and 4 bit once were kept
+    assert again.attacks is not None
+    assert attacked[0].attacks is not None
+    assert again.attacks.equals(attacked[0].attacks.slice(0, again.attacks.num_rows))
+
+
+def test_the_page_says_attack_budget_and_verdict(
+    world: EvaluateWorld, attacked: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    before = {path.name: sha256_file(path) for path in world.run.iterdir() if path.is_file()}
+    out = tmp_path / "out"
+    (out / "scores").mkdir(parents=True)
+    for file in attacked[1].iterdir():
+        (out / "scores" / file.name).write_bytes(file.read_bytes())
+    (out / ".govern-evaluation").touch()
+    asked = request(world)
+    result = CliRunner().invoke(
+        cli,
+        ["evaluate", str(asked.run), "--manifest", str(asked.manifest), "--out", str(out),
+         "--where", str(asked.where), "--reference", str(asked.reference), "--full",
+         "--documents", str(asked.most)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "24 attacks; those not done yet take about 0 s" in result.stderr
+    assert "8 bit (all weights rounded to 8 bits): not recovered; exact memorization" in (
+        result.stdout
+    )
+    page = (out / "EVALUATION.html").read_text()
+    assert page.count('class="band"') == 2
+    assert "A verdict is about this attack at this budget" in page
+    assert pq.read_table(out / "attacks.parquet").equals(attacked[0].attacks)
+    now = {path.name: sha256_file(path) for path in world.run.iterdir() if path.is_file()}
+    assert now == before
+
+
+def rows(**values: dict[int, list[float]]) -> pa.Table:
+    """Relearning rows: target -> step -> value of each seed."""
+    budget = suite.attacks()[-3].budget
+    return pa.Table.from_pylist(
+        [
+            {"attack": "relearning half", "budget": budget, "target": target, "step": step,
+             "metric": "exact_memorization", "seed": seed, "n": 1, "value": value,
+             "low": None, "high": None, "values": [value]}
+            for target, steps in values.items()
+            for step, of_seeds in steps.items()
+            for seed, value in enumerate(of_seeds)
+        ],
+        schema=SCHEMA,
+    )  # fmt: skip
+
+
+def test_verdict_by_hand() -> None:
+    band = {0: [0.1, 0.1], 12: [0.3, 0.5]}
+    (inside,) = verdicts(rows(erased={0: [0.9, 0.9], 12: [0.4, 0.6]}, reference=band))
+    assert (inside.erased, inside.low, inside.high) == (0.5, 0.3, 0.5)
+    assert inside.recovered is False
+    (above,) = verdicts(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.62]}, reference=band))
+    assert above.recovered is True
+    (near,) = verdicts(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.58]}, reference=band))
+    assert near.recovered is False
+    (alone,) = verdicts(rows(erased={0: [0.1], 12: [0.5]}))
+    assert alone.recovered is None
+    assert alone.text == "no reference run to judge by"
+    (chart,) = relearning_charts(rows(erased={0: [0.2], 12: [1.0]}, reference=band))
+    assert chart.curves == ("64.00,200.00 696.00,40.00",)
+    assert chart.band == "64.00,220.00 696.00,140.00 696.00,180.00 64.00,220.00"
+    assert chart.spoken == (
+        "relearning half: after 12 steps the erased run predicts 100% of the tokens, "
+        "the reference 30% to 50% of the tokens"
+    )
