@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from govern.ids.jit import compiled
 from govern.ids.verify import Links
 
 
@@ -33,7 +33,7 @@ class Clusters:
     similarity: npt.NDArray[np.float64]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _group(a, ends, order):  # type: ignore[no-untyped-def]
     """Order links by their smaller text; `ends` holds where each text's links begin, and moves."""
     for link in range(len(a)):
@@ -41,7 +41,7 @@ def _group(a, ends, order):  # type: ignore[no-untyped-def]
         ends[a[link]] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _recentre(begins, order, b, jaccard, representative, similarity):  # type: ignore[no-untyped-def]
     for text in range(len(begins) - 1):
         if representative[text] >= 0:

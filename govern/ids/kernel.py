@@ -6,8 +6,9 @@ is cached on disk by numba. What each computes is defined, in plain Python, by `
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
-from numba import njit
 
 from govern.ids import reference
 from govern.ids.codepoints import (
@@ -22,10 +23,12 @@ from govern.ids.codepoints import (
     SEPARATOR,
     SOLO,
 )
+from govern.ids.jit import compile_loop
 
 # Results of `normalise` for one document.
 DONE, NEEDS_NFC, NO_WORDS = 0, 1, 2
 
+_inlined = functools.partial(compile_loop, inline="always")
 _SPACE = np.uint8(32)
 _OFFSET = np.uint64(reference.FNV_OFFSET)
 _PRIME = np.uint64(reference.FNV_PRIME)
@@ -38,7 +41,7 @@ _U33 = np.uint64(33)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _decode(data, at):  # type: ignore[no-untyped-def]
     """The code point at `at` of valid UTF-8, and its length in bytes."""
     first = np.uint32(data[at])
@@ -56,7 +59,7 @@ def _decode(data, at):  # type: ignore[no-untyped-def]
     return head | third << np.uint32(6) | fourth, 4
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _encode(code, out, at):  # type: ignore[no-untyped-def]
     """Write a code point as UTF-8; the position behind it."""
     if code < 0x80:
@@ -79,7 +82,7 @@ def _encode(code, out, at):  # type: ignore[no-untyped-def]
     return at + 4
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _ascii_run(data, position, end, ascii_fold, out, at, inside):  # type: ignore[no-untyped-def]
     """Fold ASCII up to `end` or the first other byte; positions behind it, words begun, inside one.
 
@@ -99,7 +102,7 @@ def _ascii_run(data, position, end, ascii_fold, out, at, inside):  # type: ignor
     return np.int64(position), np.int64(at), np.int64(begun), inside != 0
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def normalise(data, offsets, ascii_fold, packed, multi, trusted, out, out_offsets, n_words, state):  # type: ignore[no-untyped-def]
     """Write each document's words, case folded and joined by one space, one after another.
 
@@ -179,7 +182,7 @@ def normalise(data, offsets, ascii_fold, packed, multi, trusted, out, out_offset
         out_offsets[document + 1] = at
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _fmix64(value):  # type: ignore[no-untyped-def]
     value ^= value >> _U33
     value *= _MIX_A
@@ -188,7 +191,7 @@ def _fmix64(value):  # type: ignore[no-untyped-def]
     return value ^ value >> _U33
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _token(value):  # type: ignore[no-untyped-def]
     """datasketch's first mix of the 32-bit token hash: MurmurHash3's 32-bit finaliser."""
     value = np.uint32(value & _LOW)
@@ -199,7 +202,7 @@ def _token(value):  # type: ignore[no-untyped-def]
     return value ^ value >> np.uint32(16)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _hash_words(text, words):  # type: ignore[no-untyped-def]
     """FNV-1a of each word of a normalised document. No branch a byte, as in `_ascii_run`."""
     word, at = _OFFSET, np.uint64(0)
@@ -211,7 +214,7 @@ def _hash_words(text, words):  # type: ignore[no-untyped-def]
     words[at] = word
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def hash_shingles(text, offsets, n_words, ngram, hashes, hash_offsets):  # type: ignore[no-untyped-def]
     """The 64-bit hash of every shingle of every document, in text order, repeats kept.
 
@@ -241,7 +244,7 @@ def hash_shingles(text, offsets, n_words, ngram, hashes, hash_offsets):  # type:
             found[k] = _fmix64(found[k] + length)
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def sign(hashes, hash_offsets, a, b, signatures):  # type: ignore[no-untyped-def]
     """MinHash signatures of documents from their shingle hashes.
 
@@ -268,7 +271,7 @@ def sign(hashes, hash_offsets, a, b, signatures):  # type: ignore[no-untyped-def
                 row[j] = min(row[j], min(tu, vw))
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def interleave(first, first_offsets, second, second_offsets, where, out, out_offsets):  # type: ignore[no-untyped-def]
     """Merge two sets of buffers: document i is `second`'s number where[i], or `first`'s when -1."""
     at = 0

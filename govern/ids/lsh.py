@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from govern.ids.ingest import ordered_map
+from govern.ids.jit import compiled, inlined
 from govern.ids.minhash import Banding
 from govern.ids.settle import Settled
 from govern.ids.store import ArrayFile, ChunkedRows, new_array
@@ -31,7 +31,7 @@ _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(32)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def band_key(signatures, i, band, rows):  # type: ignore[no-untyped-def]
     """The 64-bit hash of one band of signature i; the band's number is part of it."""
     key = np.uint64(band + 1)
@@ -41,7 +41,7 @@ def band_key(signatures, i, band, rows):  # type: ignore[no-untyped-def]
     return key
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_band_keys(signatures, texts, rows, keys):  # type: ignore[no-untyped-def]
     """keys[band, texts[i]] = the key of each band of signature i, where texts[i] >= 0."""
     for i in range(len(signatures)):
@@ -51,7 +51,7 @@ def fill_band_keys(signatures, texts, rows, keys):  # type: ignore[no-untyped-de
             keys[band, texts[i]] = band_key(signatures, i, band, rows)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _bucket_pairs(order, keys, cap, pivots, pairs):  # type: ignore[no-untyped-def]
     """Write each bucket's pairs as (smaller << 32 | larger); with an empty `pairs` only count.
 

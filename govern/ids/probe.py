@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from govern.ids.jit import compiled
 from govern.ids.lsh import Pairs, band_key, distinct, fill_band_keys, split_pairs
 from govern.ids.minhash import Banding
 
@@ -38,7 +38,7 @@ class BucketRule:
     pivots: int
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _fill(keys, slots, buckets):  # type: ignore[no-untyped-def]
     """Hash tables of each band's keys; buckets[band, i] = band * n + the first i with its key."""
     bands, n = keys.shape
@@ -53,7 +53,7 @@ def _fill(keys, slots, buckets):  # type: ignore[no-untyped-def]
             buckets[band, i] = band * n + slots[band, at]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find(signatures, ranks, rows, keys, slots, found):  # type: ignore[no-untyped-def]
     """Write (bucket << 32 | rank) for every band of every signature that falls into a bucket."""
     bands, n = keys.shape
@@ -74,7 +74,7 @@ def _find(signatures, ranks, rows, keys, slots, found):  # type: ignore[no-untyp
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _pairs_of_buckets(members, is_new, cap, pivots, added, lost):  # type: ignore[no-untyped-def]
     """Write added and lost pairs as (smaller << 32 | larger); with empty arrays only count."""
     low = np.uint64(0xFFFFFFFF)

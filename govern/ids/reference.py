@@ -76,11 +76,15 @@ def shingle_hash(shingle: bytes) -> int:
     A polynomial in the word hashes, so that the kernel rolls it from one shingle to the next; the
     number of words n keeps short documents apart.
     """
-    hashes = [word_hash(word) for word in shingle.split(b" ")]
+    return combined_hash([word_hash(word) for word in shingle.split(b" ")])
+
+
+def combined_hash(word_hashes: list[int]) -> int:
+    """The hash of the shingle whose words have these hashes."""
     value = 0
-    for one in hashes:
+    for one in word_hashes:
         value = (value * SHINGLE_FACTOR + one) & _M64
-    return fmix64((value + len(hashes) * LENGTH_FACTOR) & _M64)
+    return fmix64((value + len(word_hashes) * LENGTH_FACTOR) & _M64)
 
 
 def token_hash(shingle: bytes) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 
 from govern.ids.ingest import Ingested
+from govern.ids.jit import compiled
 from govern.ids.store import ArrayFile, Indices, new_array, split_rows
 from manifests.reader import Manifest
 
@@ -31,7 +31,7 @@ class ShingleSets:
     sizes: Indices
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _sort_sets(hashes, begins, ends, targets, sets, sizes):  # type: ignore[no-untyped-def]
     """sets[targets[i]:][:sizes[i]] = sorted distinct values of hashes[begins[i]:ends[i]]."""
     for i in range(len(begins)):
@@ -44,7 +44,7 @@ def _sort_sets(hashes, begins, ends, targets, sets, sizes):  # type: ignore[no-u
         sizes[i] = size
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
     """Write the chosen sets one after another."""
     at = 0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from govern.ids.ingest import ordered_map
+from govern.ids.jit import compiled
 from govern.ids.lsh import Pairs, split_pairs
 from govern.ids.sets import ShingleSets
 from govern.ids.store import ArrayFile
@@ -39,7 +39,11 @@ class Links:
     jaccard: npt.NDArray[np.float64]
 
 
-@njit(nogil=True, cache=True)
+def _elements(_sets, _begins, sizes, left, right, *_rest):  # type: ignore[no-untyped-def]
+    return int(sizes[left].sum() + sizes[right].sum())
+
+
+@compiled(work=_elements)
 def _jaccard(sets, begins, sizes, left, right, threshold, result):  # type: ignore[no-untyped-def]
     """result[p] = J(left[p], right[p]), or 0 where it is below the threshold."""
     for p in range(len(left)):

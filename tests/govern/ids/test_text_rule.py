@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import unicodedata
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,10 @@ from datasketch import MinHash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from govern.ids import reference
+from govern.ids import compiled, plain, reference
+from govern.ids.compiled import normalise
 from govern.ids.minhash import Banding, choose_banding, permutations
-from govern.ids.shingle import normalise, sketch
+from govern.ids.shingle import sketch
 from manifests.errors import InputError
 
 # Characters that exercise every branch: cases, folds that grow, marks in and out of order,
@@ -52,12 +54,14 @@ def test_kernel_equals_the_reference(texts: list[str]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("way", [compiled, plain])
 @given(st.lists(TEXTS, min_size=1, max_size=6), st.integers(1, 6), st.integers(0, 3))
-def test_sketches_equal_datasketch(texts: list[str], ngram: int, cut: int) -> None:
+def test_sketches_equal_datasketch(way: ModuleType, texts: list[str], ngram: int, cut: int) -> None:
     num_perm = 32
     # A slice, because offsets of a sliced Arrow array do not start at 0.
     array = pa.array(["x y z"] * cut + texts, pa.large_string()).slice(cut)
-    result = sketch(array, ngram=ngram, permutations=permutations(num_perm, 1))
+    result = way.sketch(array, ngram=ngram, permutations=permutations(num_perm, 1))
+    assert result.n_words.tolist() == [len(reference.words(text)) for text in texts]
     for i, text in enumerate(texts):
         shingles = [s.encode() for s in reference.shingles(text, ngram)]
         judge = MinHash(num_perm=num_perm, seed=1, hashfunc=reference.token_hash)
