@@ -29,6 +29,7 @@ class GovernError(Exception):
     """
 
     exit_code = 1
+    _LONGEST = 600
 
     def __init__(self, what: str, *, expected: str, found: str, remedy: str) -> None:
         self.what = what
@@ -38,9 +39,14 @@ class GovernError(Exception):
         super().__init__(what, expected, found, remedy)
 
     def __str__(self) -> str:
-        line = f"{self.what}: expected {self.expected}, found {self.found}; {self.remedy}"
+        what, expected, found = map(self._short, (self.what, self.expected, self.found))
+        line = f"{what}: expected {expected}, found {found}; {self.remedy}"
         # One line, whatever a hostile file name holds: control characters are shown, not obeyed.
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+    def _short(self, text: str) -> str:
+        """A part of the line: a name may be a megabyte long."""
+        return text if len(text) <= self._LONGEST else text[: self._LONGEST - 1] + "…"
 
 
 class InputError(GovernError):

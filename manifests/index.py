@@ -20,6 +20,22 @@ from manifests.schema import CONTENT_TABLES, FORMAT, FORMAT_VERSION, TABLES
 
 INDEX_NAME = "manifest.json"
 _FILE_NAME = re.compile(r"([a-z]+)/([0-9a-f]{16})\.parquet")
+# Bounds of the parameters that code computes with: the digest is no protection from its writer.
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "ngram": (1, 1000),
+    "num_perm": (1, 4096),
+    "seed": (0, 2**32 - 1),
+    "bands": (1, 4096),
+    "rows": (1, 4096),
+    "bucket_cap": (1, 2**31),
+    "pivots": (0, 2**31),
+    "max_record_bytes": (1, 2**53),
+    "threshold": (0, 1),
+    "reserve": (0, 1),
+}
+_SHARES = ("threshold", "reserve")
+_WORDS = ("scheme", "tokenizer", "token_hash", "text_field", "code")
+_LARGEST = 2**53
 _KEYS = {"format", "format_version", "parameters", "snapshots", "tables", "digest"}
 _REMEDY = "rebuild the manifest with `govern ids build`, or restore it from a backup"
 
@@ -98,8 +114,8 @@ def decode(data: bytes, *, what: str) -> Index:
     """
     try:
         value = json.loads(data)
-    except ValueError as error:
-        raise _foreign(what, f"bytes that are not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise _foreign(what, f"bytes that are not JSON ({error})"[:200]) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise _foreign(what, "another kind of file")
     if value.get("format_version") != FORMAT_VERSION:
@@ -153,30 +169,71 @@ def _snapshot_body(snapshot: Snapshot) -> dict[str, Any]:
     return body
 
 
+class _Parameters(dict[str, Any]):
+    """Parameters of a build; one that is wanted and not there is the manifest's fault."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ManifestError(
+            "parameters of the manifest", expected=f"{name!r}", found="none", remedy=_REMEDY
+        )
+
+
 def _parse(value: Mapping[str, Any]) -> Index:
     if set(value["tables"]) != set(TABLES):
-        raise ValueError(f"tables {sorted(value['tables'])}")
-    numbers = [n for e in _entries(value) for n in (e["rows"], e["bytes"])]
-    words = [w for e in _entries(value) for w in (e["path"], e["sha256"])]
-    if not all(type(n) is int for n in numbers) or not all(type(w) is str for w in words):
-        raise TypeError("a file entry with values of other types")
+        raise ValueError(f"tables {sorted(value['tables'])}"[:200])
+    for entry in _entries(value):
+        _require_counts(entry["rows"], entry["bytes"])
+        _require_words(entry["path"], entry["sha256"])
+    if not value["snapshots"]:
+        raise ValueError("no snapshot")
     return Index(
-        parameters=dict(value["parameters"]),
-        snapshots=tuple(
-            Snapshot(
-                **{
-                    **s,
-                    "inputs": tuple(InputFile(**i) for i in s["inputs"]),
-                    "extractors": tuple(s.get("extractors", ())),
-                }
-            )
-            for s in value["snapshots"]
-        ),
+        parameters=_parameters(value["parameters"]),
+        snapshots=tuple(_snapshot(snapshot) for snapshot in value["snapshots"]),
         tables={
             name: tuple(FileEntry(**entry) for entry in entries)
             for name, entries in value["tables"].items()
         },
     )
+
+
+def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = _Parameters(given)
+    for name, (low, high) in _BOUNDS.items():
+        kinds = (int, float) if name in _SHARES else (int,)
+        found = given.get(name, low)
+        if type(found) not in kinds or not low <= found <= high:
+            raise ValueError(f"{name} {found!r}"[:200])
+    _require_words(*(given.get(name, "") for name in _WORDS))
+    _require_words(*given.get("keep", ()))
+    return parameters
+
+
+def _snapshot(given: Mapping[str, Any]) -> Snapshot:
+    inputs = tuple(InputFile(**entry) for entry in given["inputs"])
+    extractors = tuple(given.get("extractors", ()))
+    snapshot = Snapshot(**{**given, "inputs": inputs, "extractors": extractors})
+    _require_words(snapshot.content_digest, *extractors, *(entry.uri for entry in inputs))
+    _require_counts(
+        snapshot.snapshot,
+        snapshot.records,
+        snapshot.documents,
+        snapshot.rejects,
+        snapshot.already_there,
+        *(entry.bytes for entry in inputs),
+    )
+    return snapshot
+
+
+def _require_counts(*values: Any) -> None:
+    for value in values:
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            raise ValueError(f"a count of {value!r}"[:200])
+
+
+def _require_words(*values: Any) -> None:
+    for value in values:
+        if type(value) is not str:
+            raise TypeError(f"text expected, found {value!r}"[:200])
 
 
 def _entries(value: Mapping[str, Any]) -> list[dict[str, Any]]:

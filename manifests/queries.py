@@ -1,10 +1,12 @@
 """One function per question to a manifest; each answers with an Arrow table.
 
-SQL that people wrote passes through `run_sql` alone: one SELECT, over the manifest's own views.
+SQL that people wrote passes through one function alone: one SELECT, over the manifest's own views,
+that ends within a time and a memory limit and writes nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from manifests.reader import SEQUENCE_COLUMNS, Manifest
 if TYPE_CHECKING:
     import duckdb
 
+# A query over ten million documents takes seconds; what takes longer was not meant.
+LIMIT_SECONDS = 120.0
 _BY_ID = "sequence_id, source, doc_id"
 
 
@@ -32,16 +36,22 @@ def _run_select(manifest: Manifest, sql: str, *, shown: str) -> pa.Table:
     """Run SQL that holds what a person wrote, which is `shown` if it is refused."""
     import duckdb
 
-    connection = manifest.connect()
+    connection = manifest.connect(bounded=True)
+    clock = threading.Timer(LIMIT_SECONDS, connection.interrupt)
+    clock.daemon = True
+    clock.start()
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             kinds = ", ".join(statement.type.name for statement in statements)
             raise _refused(shown, kinds or "nothing")
         return _fetch(connection, sql, [])
+    except duckdb.InterruptException:
+        raise _refused(shown, f"no answer within {LIMIT_SECONDS:g} seconds") from None
     except duckdb.Error as error:
         raise _refused(shown, str(error).split("\n")[0]) from None
     finally:
+        clock.cancel()
         connection.close()
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+# What a query that a person wrote may take.
+MEMORY_LIMIT = "8GB"
 # Every document beside its sequence, for conditions that need both.
 SEQUENCE_COLUMNS = ("n_docs", "n_sources", "policy", "status", "first_snapshot", "reserved")
 DOCUMENT_SEQUENCES = (
@@ -108,12 +110,15 @@ class Manifest:
             # An altered file can be refused in any of Arrow's ways.
             raise _unreadable(self.path, str(error)) from None
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, *, bounded: bool = False) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with one view per table and `document_sequences`.
 
         SQL that runs there can read the manifest's own files and nothing else: no other file, no
         network, no extension, no attached database; and the settings are locked. For SQL from
         people use `queries.run_sql`, which also refuses everything that is not a SELECT.
+
+        Args:
+            bounded: For SQL from people: no working files, and `MEMORY_LIMIT` of memory.
         """
         import duckdb
 
@@ -129,7 +134,9 @@ class Manifest:
         except duckdb.Error as error:
             raise _unreadable(self.path, str(error)) from None
         connection.execute(f"CREATE VIEW document_sequences AS {DOCUMENT_SEQUENCES}")
+        limits = (f"memory_limit = '{MEMORY_LIMIT}'", "temp_directory = ''") if bounded else ()
         for setting in (
+            *limits,
             "enable_external_access = false",
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
@@ -164,6 +171,13 @@ def open_manifest(path: Path | str) -> Manifest:
     for entries in index.tables.values():
         for entry in entries:
             file = directory / entry.path
+            if file.is_symlink() or file.parent.is_symlink():
+                raise IntegrityError(
+                    f"file {entry.path} of manifest {directory}",
+                    expected="a regular file in its folder",
+                    found="a symbolic link",
+                    remedy="replace it by the file itself: a link may lead out of the manifest",
+                )
             if not file.is_file():
                 raise ManifestError(
                     f"manifest {directory}",

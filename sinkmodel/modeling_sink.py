@@ -263,6 +263,8 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
             CheckpointError: The directory has no sink map, or one that does not fit the banks.
         """
         sink_map = SinkMap.read(Path(pretrained_model_name_or_path) / SINK_MAP_FILE)
+        # Where there are none, transformers would go on to look for pickled weights.
+        kwargs = {**kwargs, "use_safetensors": True}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.attach_sink_map(sink_map)
@@ -289,7 +291,9 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
             A model in eval mode whose logits are the Llama's, until its sinks are trained.
         """
         if not isinstance(llama, LlamaForCausalLM):
-            llama = LlamaForCausalLM.from_pretrained(llama, local_files_only=True)
+            llama = LlamaForCausalLM.from_pretrained(
+                llama, local_files_only=True, use_safetensors=True
+            )
         fields = llama.config.to_diff_dict()
         for name in ("model_type", "architectures", "transformers_version", "dtype"):
             fields.pop(name, None)

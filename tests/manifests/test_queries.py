@@ -81,6 +81,30 @@ def test_lookups(manifest: Manifest) -> None:
         "SELECT * FROM glob('*')",
         "SELECT * FROM manifest",
         "",
+        "UPDATE documents SET doc_id = 'x'",
+        "DROP VIEW documents",
+        "WITH x AS (DELETE FROM documents) SELECT 1",
+        "EXPORT DATABASE 'stolen'",
+        "IMPORT DATABASE 'stolen'",
+        "LOAD json",
+        "CALL enable_logging()",
+        "CHECKPOINT",
+        "VACUUM",
+        "BEGIN",
+        "SELECT * FROM query('COPY documents TO ''stolen.csv''')",
+        "SELECT * FROM query('SELECT * FROM read_text(''secret.txt'')')",
+        "SELECT * FROM read_blob('secret.txt')",
+        "SELECT * FROM read_json('secret.txt')",
+        "SELECT * FROM read_parquet('secret.txt')",
+        "SELECT * FROM read_duckdb('secret.txt')",
+        "SELECT * FROM sniff_csv('secret.txt')",
+        "SELECT * FROM parquet_metadata('secret.txt')",
+        "SELECT * FROM read_csv('http://127.0.0.1:9/x.csv')",
+        "SELECT * FROM enable_logging('QueryLog', storage = 'file', storage_path = 'log')",
+        "SELECT * FROM enable_profiling(save_location = 'profile.json')",
+        "SELECT * FROM duckdb_secrets()",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM arrow_scan(1, 2, 3)",
     ],
 )
 def test_sql_reads_the_manifest_and_nothing_else(
@@ -105,6 +129,35 @@ def test_a_connection_is_locked(manifest: Manifest) -> None:
         ):
             with pytest.raises(duckdb.Error):
                 connection.execute(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT sleep_ms(1000000)",
+        "SELECT count(*) FROM range(1000000000000) a, range(1000000) b WHERE a.range * b.range = 7",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t",
+    ],
+)
+def test_sql_cannot_run_for_ever(
+    manifest: Manifest, sql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "LIMIT_SECONDS", 0.2)
+    with pytest.raises(InputError, match=r"found no answer within 0\.2 seconds"):
+        queries.run_sql(manifest, sql)
+    with pytest.raises(InputError, match=r"found no answer within 0\.2 seconds"):
+        queries.documents_where(manifest, f"({sql}) IS NOT NULL")
+
+
+def test_sql_cannot_fill_memory_or_disk(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sort that does not fit is refused; without the limits it would spill beside the caller."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("manifests.reader.MEMORY_LIMIT", "40MB")
+    with pytest.raises(InputError, match="Out of Memory"):
+        queries.run_sql(manifest, "SELECT i, random() r FROM range(9000000) t(i) ORDER BY r")
+    assert not (tmp_path / ".tmp").exists()
 
 
 @pytest.mark.parametrize("condition", ["nope = 1", "owner = ", "1=1; DROP VIEW documents", ""])
