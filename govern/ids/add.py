@@ -27,7 +27,15 @@ import pyarrow.compute as pc
 from govern.ids.corpus import ReadOptions, kept_type
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.minhash import permutations
-from govern.ids.pipeline import Progress, Silent, require_documents
+from govern.ids.pipeline import (
+    MEMORY,
+    MEMORY_RANGE,
+    Progress,
+    Silent,
+    held_pairs,
+    require_documents,
+    require_within,
+)
 from govern.ids.rules import require_rules, require_shingles
 from manifests.errors import InputError
 from manifests.files import writer_lock
@@ -36,7 +44,7 @@ from manifests.reader import Manifest, open_manifest
 from manifests.writer import WORK_NAME, commit, make_index, sweep
 
 if TYPE_CHECKING:
-    from govern.ids.amend import Addition
+    from govern.ids.amend import Addition, Amended
     from govern.ids.ingest import Ingested
     from govern.ids.settle import Settled
     from govern.ids.stored import Stored
@@ -51,19 +59,16 @@ class AddConfig:
     Attributes:
         source: The source of the new documents; by default as for the build.
         workers: Threads.
+        memory: Bytes; new candidate pairs are compared in pieces that take a quarter of them.
     """
 
     source: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(
-                f"--workers {self.workers}",
-                expected="at least one thread",
-                found="fewer",
-                remedy="leave it out, or give 1 or more",
-            )
+        require_within("--workers", self.workers, 1, 1024)
+        require_within("--memory", self.memory, *MEMORY_RANGE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +204,7 @@ def _add(read: Inputs, manifest: Manifest, config: AddConfig, progress: Progress
             digest = manifest.digest
             return {**counts, **found, "digest": digest, "snapshot": manifest.snapshot}
         _require_kept_types(manifest, ingested)
-        addition = _decide(manifest, stored, ingested, settled, pool, config.workers, progress)
+        addition = _decide(manifest, stored, ingested, settled, config, pool, progress)
         progress.stage("writing", n_documents, "documents")
         amended = write_addition(
             manifest.path, addition, reserve=known["reserve"], advance=progress.advance
@@ -215,7 +220,7 @@ def _add(read: Inputs, manifest: Manifest, config: AddConfig, progress: Progress
     index = make_index(
         parameters=known, earlier=manifest.snapshots, snapshot=snapshot, tables=amended.tables
     )
-    counts |= found | _effects(addition) | {"reassigned": amended.reassigned}
+    counts |= found | _effects(addition, amended)
     commit(manifest.path, index)
     return {**counts, "digest": index.digest, "snapshot": snapshot.snapshot}
 
@@ -225,16 +230,17 @@ def _decide(
     stored: Stored,
     ingested: Ingested,
     settled: Settled,
+    config: AddConfig,
     pool: ThreadPoolExecutor,
-    workers: int,
     progress: Progress,
 ) -> Addition:
     """The stages between reading and writing."""
     from govern.ids.amend import Addition
     from govern.ids.cluster import cluster
-    from govern.ids.relink import NewTexts, relink
+    from govern.ids.relink import NewTexts, Resources, relink
     from govern.ids.sets import build_sets, chosen_sets
     from govern.ids.standing import decide
+    from govern.ids.stored import load_links
     from govern.ids.tables import Assigned
     from govern.ids.union import unite
 
@@ -247,16 +253,20 @@ def _decide(
     relinked = relink(
         manifest,
         stored,
+        load_links(manifest, pool),
         union,
         NewTexts(
             signatures=ingested.signatures,
             rows=settled.document_of[fresh],
             sets=chosen_sets(sets, fresh),
         ),
-        work,
-        pool,
-        workers,
-        progress.advance,
+        Resources(
+            work=work,
+            pool=pool,
+            workers=config.workers,
+            held=held_pairs(config.memory),
+            advance=progress.advance,
+        ),
     )
     clusters = cluster(len(union.rank), relinked.links)
     standing = decide(manifest, stored, union, clusters, relinked.added)
@@ -280,21 +290,18 @@ def _decide(
     )
 
 
-def _effects(addition: Addition) -> dict[str, int]:
+def _effects(addition: Addition, amended: Amended) -> dict[str, int]:
     """What the report says about sequences."""
     assigned, standing = addition.assigned, addition.standing
     texts = assigned.settled.text_of
     ids = assigned.sequence_ids[texts[texts >= 0]]
-    founded = np.array(sorted(standing.carried.founded), dtype=np.int64)
-    rows = addition.manifest.table("sequences", ["sequence_id", "policy", "n_docs"])
-    alone = pc.and_(pc.equal(rows["policy"], "shared"), pc.equal(rows["n_docs"], 1))
-    once_shared = rows.filter(alone)["sequence_id"].to_numpy()
     return {
-        "new_sequences": len(founded),
-        "joined": int((~np.isin(ids, founded)).sum()),
+        "new_sequences": len(standing.carried.founded),
+        "joined": int((~np.isin(ids, standing.carried.founded)).sum()),
         "merged": len(standing.carried.merged),
+        "reassigned": amended.reassigned,
         "reappeared_forgotten": int(np.isin(ids, standing.forgotten).sum()),
-        "repeated_shared": int(np.isin(once_shared, ids).sum()),
+        "repeated_shared": amended.repeated_shared,
         "candidates": addition.relinked.candidates,
         "links": len(addition.relinked.added.a),
     }

@@ -15,11 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from govern.ids.relink import Relinked, pack
-from govern.ids.sequences import default_policies, sequence_rows, source_codes, sum_documents
+from govern.ids.relink import Relinked
+from govern.ids.sequences import (
+    Sums,
+    default_policies,
+    sequence_rows,
+    source_codes,
+    sum_documents,
+)
 from govern.ids.standing import Standing
 from govern.ids.store import Indices
-from govern.ids.stored import Stored, link_texts
+from govern.ids.stored import Stored
 from govern.ids.tables import (
     Assigned,
     Files,
@@ -72,10 +78,17 @@ class Addition:
 
 @dataclass(frozen=True, kw_only=True)
 class Amended:
-    """The tables after an addition, and how many documents were reassigned."""
+    """What was written.
+
+    Attributes:
+        tables: The tables after the addition.
+        reassigned: Old documents that have another ID now, not counting merged ones.
+        repeated_shared: Sequences of one document and policy `shared` that have copies now.
+    """
 
     tables: Mapping[str, Files]
     reassigned: int
+    repeated_shared: int
 
 
 def write_addition(
@@ -95,7 +108,7 @@ def write_addition(
     tables["documents"] = _amended_documents(directory, addition)
     for name, files in appended.items():
         tables[name] += files
-    tables["sequences"] = _amended_sequences(directory, addition, reserve)
+    tables["sequences"], repeated_shared = _amended_sequences(directory, addition, reserve)
     tables["links"] = _amended_links(directory, addition)
     aliases = _aliases(addition)
     rejects = sorted_rejects(
@@ -110,7 +123,7 @@ def write_addition(
             directory, "tombstones", pa.concat_tables(stones).sort_by("sequence_id")
         )
     reassigned = pc.sum(pc.equal(aliases["reason"], "reassigned")).as_py() or 0
-    return Amended(tables=tables, reassigned=reassigned)
+    return Amended(tables=tables, reassigned=reassigned, repeated_shared=repeated_shared)
 
 
 def _amended_documents(directory: Path, addition: Addition) -> Files:
@@ -143,87 +156,101 @@ def _amended_documents(directory: Path, addition: Addition) -> Files:
     return files
 
 
-def _amended_sequences(directory: Path, addition: Addition, reserve: float) -> Files:
-    changed = _changed_sequences(addition, reserve)
-    merged = pa.array(sorted(addition.standing.carried.merged), pa.int64())
-    files: Files = ()
-    known = pa.array([], pa.int64())
+def _amended_sequences(directory: Path, addition: Addition, reserve: float) -> tuple[Files, int]:
+    """Write `sequences`; also how many shared ones of one document have more now.
+
+    A row that changes stays where it is, so that files stay sorted; one that became an alias goes.
+    """
+    sums, heads = _changed_sums(addition)
+    policies = default_policies(sums.n_docs)
+    since = np.full(len(sums.ids), addition.assigned.snapshot, dtype=np.int32)
+    merged = np.sort(np.array(list(addition.standing.carried.merged), dtype=np.int64))
+    repeated_shared = 0
+    found = []
     for entry in addition.manifest.index.tables["sequences"]:
         rows = _read(addition.manifest, entry.path)
-        ids = rows["sequence_id"]
-        hit = pc.is_in(ids, value_set=changed["sequence_id"])
-        stale = pc.or_(hit, pc.is_in(ids, value_set=merged))
-        if not pc.any(stale).as_py():
-            files += (entry,)
-            continue
-        known = pa.concat_arrays([known, *ids.filter(hit).chunks])
-        new = changed.filter(pc.is_in(changed["sequence_id"], value_set=ids))
-        rest = rows.filter(pc.invert(stale))
-        files += write_table(
-            directory, "sequences", pa.concat_tables([rest, new]).sort_by("sequence_id")
-        )
-    fresh = changed.filter(pc.invert(pc.is_in(changed["sequence_id"], value_set=known)))
-    return files + write_table(directory, "sequences", fresh) if fresh.num_rows else files
-
-
-def _changed_sequences(addition: Addition, reserve: float) -> pa.Table:
-    """The rows of all sequences whose members changed, ascending by ID."""
-    stored, standing, assigned = addition.stored, addition.standing, addition.assigned
-    ids = standing.carried.sequence_ids
-    new_documents = np.flatnonzero(assigned.settled.text_of >= 0)
-    new_ids = assigned.sequence_ids[assigned.settled.text_of[new_documents]]
-    restless = np.isin(standing.old_ids, standing.restless)
-    concerned = np.unique(np.concatenate([new_ids, ids[restless]]))
-    old_ids = ids[stored.text_of]
-    old_documents = np.flatnonzero(np.isin(old_ids, concerned))
-    columns = assigned.ingested.documents
-    codes = source_codes([*stored.names["source"].chunks, *columns.column("source")])
-    n_bytes = np.concatenate([part.to_numpy() for part in columns.column("n_bytes")])
-    n_old = len(stored.text_of)
-    sums = sum_documents(
-        np.concatenate([old_ids[old_documents], new_ids]),
-        np.concatenate([codes[:n_old][old_documents], codes[n_old:][new_documents]]),
-        np.concatenate([stored.n_bytes[old_documents], n_bytes[new_documents]]),
-    )
-    heads = np.flatnonzero(standing.representative == np.arange(len(ids)))
-    heads = heads[np.isin(ids[heads], sums.ids)]
-    heads = heads[np.argsort(ids[heads])]
-    policies, first_snapshots = default_policies(sums.n_docs).tolist(), []
-    known = _known_sequences(addition.manifest, sums.ids)
+        ids = rows["sequence_id"].to_numpy()
+        at, which = _matches(ids, sums.ids)
+        known = rows.take(pa.array(at))
+        policies[which] = known["policy"].to_numpy()
+        since[which] = known["first_snapshot"].to_numpy()
+        alone = (known["n_docs"].to_numpy() == 1) & (policies[which] == "shared")
+        repeated_shared += int(alone.sum())
+        found.append((entry, rows, at, which, _matches(ids, merged)[0]))
     for place, one in enumerate(sums.ids.tolist()):
-        policy, since = known.get(one, (policies[place], assigned.snapshot))
-        policies[place] = standing.policies.get(one, policy)
-        first_snapshots.append(since)
-    return sequence_rows(
+        policies[place] = addition.standing.policies.get(one, policies[place])
+    changed = sequence_rows(
         sums,
         addition.names(addition.standing_documents[heads]),
-        policies=np.array(policies),
-        forgotten=np.isin(sums.ids, standing.forgotten),
-        first_snapshots=np.array(first_snapshots, dtype=np.int32),
+        policies=policies,
+        forgotten=np.isin(sums.ids, addition.standing.forgotten),
+        first_snapshots=since,
         reserve=reserve,
     )
+    fresh = np.ones(len(sums.ids), dtype=np.bool_)
+    files: Files = ()
+    for entry, rows, at, which, gone in found:
+        if not len(at) and not len(gone):
+            files += (entry,)
+            continue
+        fresh[which] = False
+        order = np.arange(len(rows))
+        order[at] = len(rows) + which
+        both = pa.concat_tables([rows, changed])
+        files += write_table(directory, "sequences", both.take(pa.array(np.delete(order, gone))))
+    if fresh.any():
+        files += write_table(directory, "sequences", changed.filter(pa.array(fresh)))
+    return files, repeated_shared
 
 
-def _known_sequences(manifest: Manifest, ids: Indices) -> dict[int, tuple[str, int]]:
-    """Policy and first snapshot of those sequences that the manifest has."""
-    rows = manifest.table("sequences", ["sequence_id", "policy", "first_snapshot"])
-    rows = rows.filter(pc.is_in(rows["sequence_id"], value_set=pa.array(ids)))
-    columns = (rows[name].to_pylist() for name in rows.column_names)
-    return {i: (policy, since) for i, policy, since in zip(*columns, strict=True)}
+def _matches(ids: Indices, ascending: Indices) -> tuple[Indices, Indices]:
+    """Places in `ids`, and in ascending IDs, of those that both have."""
+    place = np.searchsorted(ascending, ids)
+    inside = np.flatnonzero(place < len(ascending))
+    inside = inside[ascending[place[inside]] == ids[inside]]
+    return inside, place[inside]
+
+
+def _changed_sums(addition: Addition) -> tuple[Sums, Indices]:
+    """Sums of all sequences whose members changed, and the text that represents each."""
+    stored, standing, assigned = addition.stored, addition.standing, addition.assigned
+    representative = standing.representative
+    new_documents = np.flatnonzero(assigned.settled.text_of >= 0)
+    new_texts = addition.union.numbers[assigned.settled.text_of[new_documents]]
+    # Sequences go by the text that represents them: no ID of a million needs to be looked up.
+    concerned = np.zeros(len(representative), dtype=np.bool_)
+    concerned[representative[new_texts]] = True
+    concerned[representative[standing.restless]] = True
+    old_documents = np.flatnonzero(concerned[representative[stored.text_of]])
+    ids = standing.carried.sequence_ids
+    columns = assigned.ingested.documents
+    old_names = stored.names["source"].take(pa.array(old_documents))
+    codes = source_codes([*old_names.chunks, *columns.column("source")])
+    new_codes = codes[len(old_documents) :]
+    n_bytes = np.concatenate([part.to_numpy() for part in columns.column("n_bytes")])
+    sums = sum_documents(
+        np.concatenate([ids[stored.text_of[old_documents]], ids[new_texts]]),
+        np.concatenate([codes[: len(old_documents)], new_codes[new_documents]]),
+        np.concatenate([stored.n_bytes[old_documents], n_bytes[new_documents]]),
+    )
+    heads = np.flatnonzero(concerned)
+    return sums, heads[np.argsort(ids[heads])]
 
 
 def _amended_links(directory: Path, addition: Addition) -> Files:
     files: Files = ()
     dropped = addition.relinked.dropped
+    first = 0
     for entry in addition.manifest.index.tables["links"]:
-        if len(dropped):
-            rows = _read(addition.manifest, entry.path)
-            a, b = link_texts(rows)
-            gone = (a >= 0) & np.isin(pack(a, b), dropped)
-            if gone.any():
-                files += write_table(directory, "links", rows.filter(pa.array(~gone)))
-                continue
-        files += (entry,)
+        gone = dropped[slice(*np.searchsorted(dropped, [first, first + entry.rows]))] - first
+        first += entry.rows
+        if not len(gone):
+            files += (entry,)
+            continue
+        kept = np.ones(entry.rows, dtype=np.bool_)
+        kept[gone] = False
+        rows = _read(addition.manifest, entry.path).filter(pa.array(kept))
+        files += write_table(directory, "links", rows)
     parts = list(_new_links(addition))
     return files + write_links(directory, parts, addition.names) if parts else files
 
@@ -232,12 +259,10 @@ def _new_links(addition: Addition) -> Iterator[LinkRows]:
     """New pairs of texts, and every new copy with the document that stands for its text."""
     assigned, union, added = addition.assigned, addition.union, addition.relinked.added
     n_old, stands = len(addition.stored.text_of), addition.standing_documents
-    order = np.lexsort((union.rank[added.b], union.rank[added.a]))
-    for part in parts_of(len(order)):
-        a, b = added.a[order[part]], added.b[order[part]]
-        yield LinkRows(
-            a=stands[a], b=stands[b], jaccard=added.jaccard[order[part]], text_a=a, text_b=b
-        )
+    for part in parts_of(len(added.a)):
+        a, b = union.by_rank[added.a[part]], union.by_rank[added.b[part]]
+        jaccard = np.asarray(added.jaccard[part])
+        yield LinkRows(a=stands[a], b=stands[b], jaccard=jaccard, text_a=a, text_b=b)
     copies, of_new = copy_links(assigned)
     documents = np.flatnonzero(assigned.settled.text_of >= 0)
     again = documents[~union.fresh[assigned.settled.text_of[documents]]]
@@ -275,4 +300,4 @@ def _aliases(addition: Addition) -> pa.Table:
 
 
 def _read(manifest: Manifest, path: str) -> pa.Table:
-    return pq.read_table(manifest.path / path, partitioning=None)
+    return pq.read_table(manifest.path / path, partitioning=None, memory_map=True)

@@ -34,12 +34,57 @@ class Carried:
     Attributes:
         sequence_ids: int64 [texts].
         merged: Old ID -> the ID that it became.
-        founded: IDs that did not exist before.
+        founded: int64, IDs that did not exist before.
     """
 
     sequence_ids: Indices
     merged: Mapping[int, int]
-    founded: Collection[int]
+    founded: Indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrest:
+    """Where a partition did not simply grow.
+
+    Attributes:
+        known: int64, all old IDs, ascending.
+        of_cluster: int64 [texts], at the representative of a cluster that has one old sequence
+            whole, and no other, its ID; 0 elsewhere.
+        texts: bool [texts], old texts whose sequence is in no such cluster.
+        ids: int64, the IDs of those, ascending.
+    """
+
+    known: Indices
+    of_cluster: Indices
+    texts: npt.NDArray[np.bool_]
+    ids: Indices
+
+
+def find_unrest(old_ids: Indices, representative: Indices) -> Unrest:
+    """Tell old sequences that only got more texts from all others.
+
+    Args:
+        old_ids: int64 [texts], the ID before; 0 for a text that was not there.
+        representative: int64 [texts], the text that represents its cluster now.
+    """
+    old = np.flatnonzero(old_ids > 0)
+    known, place = np.unique(old_ids[old], return_inverse=True)
+    cluster = representative[old]
+    # Of several writes to one place any stays: members that differ from it tell a mixture.
+    a_cluster = np.zeros(len(known), dtype=np.int64)
+    a_cluster[place] = cluster
+    a_place = np.zeros(len(representative), dtype=np.int64)
+    a_place[cluster] = place
+    whole = np.ones(len(known), dtype=np.bool_)
+    whole[place[cluster != a_cluster[place]]] = False
+    alone = np.ones(len(representative), dtype=np.bool_)
+    alone[cluster[place != a_place[cluster]]] = False
+    calm = whole & alone[a_cluster]
+    of_cluster = np.zeros(len(representative), dtype=np.int64)
+    of_cluster[a_cluster[calm]] = known[calm]
+    texts = np.zeros(len(old_ids), dtype=np.bool_)
+    texts[old] = ~calm[place]
+    return Unrest(known=known, of_cluster=of_cluster, texts=texts, ids=known[~calm])
 
 
 def carry_ids(
@@ -48,7 +93,8 @@ def carry_ids(
     rank: Indices,
     content: npt.NDArray[np.uint64],
     first_snapshots: Mapping[int, int],
-    used: Collection[int],
+    unrest: Unrest,
+    aliases: Indices,
 ) -> Carried:
     """The sequence ID of each text after an addition.
 
@@ -57,14 +103,15 @@ def carry_ids(
         representative: int64 [texts], the text that represents its cluster now.
         rank: int64 [texts], the place of its content hash among all.
         content: uint64 [texts, 4], content hashes as big-endian words.
-        first_snapshots: Of every old ID that is not calm (see `_calm`); others are not asked for.
-        used: IDs that were ever used.
+        first_snapshots: Of every ID in `unrest.ids`.
+        unrest: Of these IDs and clusters.
+        aliases: int64, IDs that were given before and are no sequence's any more, ascending.
 
     Raises:
         ManifestError: An old ID has no founding text among its members.
     """
-    of_cluster, restless = _calm(old_ids, representative)
-    founders = _founders(restless, old_ids, content)
+    of_cluster = unrest.of_cluster.copy()
+    founders = _founders(unrest, old_ids, content)
     by_cluster: dict[int, list[tuple[int, int, int]]] = {}
     for old, text in founders.items():
         age = (first_snapshots[old], int(rank[text]), old)
@@ -75,41 +122,16 @@ def carry_ids(
         of_cluster[cluster] = oldest
         merged.update({old: oldest for _, _, old in others})
     heads = np.flatnonzero(representative == np.arange(len(representative)))
-    taken, founded = set(used), []
-    for head in heads[of_cluster[heads] == 0].tolist():
-        of_cluster[head] = _fresh_id(_hash_of(content, head), taken)
-        taken.add(int(of_cluster[head]))
-        founded.append(int(of_cluster[head]))
+    founding = heads[of_cluster[heads] == 0]
+    founded = _fresh_ids(content[founding], unrest.known, aliases)
+    of_cluster[founding] = founded
     return Carried(sequence_ids=of_cluster[representative], merged=merged, founded=founded)
 
 
-def restless_ids(old_ids: Indices, representative: Indices) -> Indices:
-    """Old IDs whose cluster is not simply the same cluster with more texts."""
-    return _calm(old_ids, representative)[1]
-
-
-def _calm(old_ids: Indices, representative: Indices) -> tuple[Indices, Indices]:
-    """The ID of each cluster (by its representative) that has one old sequence whole and no other.
-
-    Returns:
-        int64 [texts], the ID at each such representative and 0 elsewhere; the other old IDs.
-    """
-    old = np.flatnonzero(old_ids > 0)
-    ids, place = np.unique(old_ids[old], return_inverse=True)
-    pairs = np.unique(place.astype(np.uint64) << np.uint64(32) | representative[old].astype("u8"))
-    which, cluster = (pairs >> np.uint64(32)).astype(np.int64), (pairs & 0xFFFFFFFF).astype("i8")
-    whole = np.bincount(which, minlength=len(ids))[which] == 1
-    alone = np.bincount(cluster, minlength=len(representative))[cluster] == 1
-    calm = whole & alone
-    of_cluster = np.zeros(len(representative), dtype=np.int64)
-    of_cluster[cluster[calm]] = ids[which[calm]]
-    return of_cluster, np.unique(ids[which[~calm]])
-
-
-def _founders(wanted: Indices, old_ids: Indices, content: npt.NDArray[np.uint64]) -> dict[int, int]:
-    """The founding text of each of these IDs."""
-    missing = set(wanted.tolist())
-    members = np.flatnonzero(np.isin(old_ids, wanted)).tolist()
+def _founders(unrest: Unrest, old_ids: Indices, content: npt.NDArray[np.uint64]) -> dict[int, int]:
+    """The founding text of each restless ID."""
+    missing = set(unrest.ids.tolist())
+    members = np.flatnonzero(unrest.texts).tolist()
     found: dict[int, int] = {}
     for generation in range(_GENERATIONS):
         if not missing:
@@ -127,6 +149,25 @@ def _founders(wanted: Indices, old_ids: Indices, content: npt.NDArray[np.uint64]
             remedy="run `govern manifest check`, or rebuild the manifest",
         )
     return found
+
+
+def _fresh_ids(content: npt.NDArray[np.uint64], *used: Indices) -> Indices:
+    """An ID for each of these founding texts that was never used; int64 [founding texts]."""
+    hashes = [_hash_of(content, text) for text in range(len(content))]
+    ids = np.array([sequence_id.derive(one) for one in hashes], dtype=np.int64)
+    if len(set(ids.tolist())) < len(ids) or any(_among(some, ids) for some in used):
+        taken = {used_id for some in used for used_id in some.tolist()}
+        for text, one in enumerate(hashes):
+            ids[text] = _fresh_id(one, taken)
+            taken.add(int(ids[text]))
+    return ids
+
+
+def _among(ascending: Indices, ids: Indices) -> bool:
+    """Whether any of some IDs is among ascending ones."""
+    place = np.searchsorted(ascending, ids)
+    inside = place < len(ascending)
+    return bool((ascending[place[inside]] == ids[inside]).any())
 
 
 def _fresh_id(content_hash: bytes, taken: Collection[int]) -> int:

@@ -134,7 +134,9 @@ def _matches(
                 [(mine, chosen_sets(assigned.sets, involved))],
                 (
                     (places + len(involved), sets)
-                    for places, sets in stored_sets(graves.manifest, graves.rows[dead])
+                    for places, sets in stored_sets(
+                        graves.manifest, graves.rows[dead], pool, workers
+                    )
                 ),
             )
             for places, sets in parts

@@ -45,6 +45,10 @@ _BYTES_PER_PAIR = 4 * 64
 _OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
 
+MEMORY = 4 * 10**9
+MEMORY_RANGE = (10**8, 10**15)
+
+
 class Progress(Protocol):
     """Who wants to know how far a build is."""
 
@@ -90,7 +94,7 @@ class BuildConfig:
     seed: int = 1
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     tombstones: tuple[Path, ...] = ()
-    memory: int = 4 * 10**9
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -99,15 +103,9 @@ class BuildConfig:
             ("--reserve", self.reserve, 0.0, 0.999),
             ("--workers", self.workers, 1, 1024),
             ("num_perm", self.num_perm, 16, 4096),
-            ("--memory", self.memory, 10**8, 10**15),
+            ("--memory", self.memory, *MEMORY_RANGE),
         ):
-            if not low <= value <= high:
-                raise InputError(
-                    f"{name} {value}",
-                    expected=f"a number from {low} to {high}",
-                    found="one outside",
-                    remedy="choose one within",
-                )
+            require_within(name, value, low, high)
 
     @property
     def banding(self) -> Banding:
@@ -295,7 +293,7 @@ def _decide(
     runs = spill_pairs(keys, work, pool, config.workers, progress.advance)
     progress.stage("verifying pairs", None, "pairs")
     sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
-    pieces = merge_pairs(runs, held=max(1, config.memory // _BYTES_PER_PAIR))
+    pieces = merge_pairs(runs, held=held_pairs(config.memory))
     links, candidates = verify(
         sets, pieces, config.threshold, work, pool, config.workers, progress.advance
     )
@@ -316,6 +314,26 @@ def _decide(
         config.tombstones, assigned, parameters(config), work, pool, config.workers
     )
     return _Decided(assigned=assigned, links=links, tombstones=tombstones, candidates=candidates)
+
+
+def require_within(option: str, value: float, low: float, high: float) -> None:
+    """Refuse an option's value outside its range.
+
+    Raises:
+        InputError: It is outside.
+    """
+    if not low <= value <= high:
+        raise InputError(
+            f"{option} {value}",
+            expected=f"a number from {low} to {high}",
+            found="one outside",
+            remedy="choose one within",
+        )
+
+
+def held_pairs(memory: int) -> int:
+    """How many candidate pairs `memory` bytes allow at a time."""
+    return max(1, memory // _BYTES_PER_PAIR)
 
 
 def require_documents(rejects: pa.Table, n_documents: int) -> None:

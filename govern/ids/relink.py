@@ -15,24 +15,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from govern.ids.lsh import Pairs, split_pairs
+from govern.ids.ingest import ordered_map
+from govern.ids.lsh import Pairs, merge_pairs
 from govern.ids.minhash import Banding
-from govern.ids.probe import BucketRule, Probe, changed_pairs, still_candidates
+from govern.ids.probe import (
+    BucketRule,
+    Flags,
+    Members,
+    Probe,
+    added_pairs,
+    gathered,
+    still_candidates,
+)
 from govern.ids.sets import ShingleSets, chosen_sets, collect_sets, stored_sets
-from govern.ids.store import ChunkedRows, Indices
+from govern.ids.store import ArrayFile, ChunkedRows, Indices
 from govern.ids.stored import (
     Stored,
     StoredLinks,
-    load_links,
-    signature_blocks,
+    group_signatures,
+    row_groups,
     stored_signatures,
 )
 from govern.ids.union import Union
-from govern.ids.verify import Links, similarities
+from govern.ids.verify import Links, verify
 from manifests.reader import Manifest
 
 _SHIFT = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 _BLOCK = 65_536
+Signatures = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +67,34 @@ class Relinked:
 
     Attributes:
         links: All of them, by rank.
-        added: The new ones, by text number.
-        dropped: Old pairs that are none any more, uint64 (text_a << 32 | text_b).
+        added: The new ones, by rank.
+        dropped: Rows of `links` that are none any more, ascending.
         candidates: How many pairs were verified.
     """
 
     links: Links
-    added: StoredLinks
-    dropped: Pairs
+    added: Links
+    dropped: Indices
     candidates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the work is done with.
+
+    Attributes:
+        work: A folder for working files.
+        pool: Threads.
+        workers: How many there are.
+        held: About how many candidate pairs may be in memory.
+        advance: Called with the number of pairs that are verified.
+    """
+
+    work: Path
+    pool: ThreadPoolExecutor
+    workers: int
+    held: int
+    advance: Callable[[int], None]
 
 
 def bucket_rule(parameters: Mapping[str, Any]) -> BucketRule:
@@ -79,124 +109,130 @@ def bucket_rule(parameters: Mapping[str, Any]) -> BucketRule:
 def relink(
     manifest: Manifest,
     stored: Stored,
+    old: StoredLinks,
     union: Union,
     new: NewTexts,
-    work: Path,
-    pool: ThreadPoolExecutor,
-    workers: int,
-    advance: Callable[[int], None],
+    resources: Resources,
 ) -> Relinked:
     """Find and verify the links that new texts bring.
 
     Args:
         manifest: The manifest.
         stored: Its texts.
+        old: Its links.
         union: All texts.
         new: The new ones.
-        work: A folder for working files.
-        pool: Threads.
-        workers: How many there are.
-        advance: Called with the number of pairs that are verified.
+        resources: A folder, threads, memory.
     """
-    rule = bucket_rule(manifest.parameters)
-    old = load_links(manifest)
-
-    def blocks() -> Iterator[tuple[npt.NDArray[np.uint32], Indices]]:
-        rank_of_row = np.full(len(stored.text_of), -1, dtype=np.int64)
-        rank_of_row[stored.standing] = union.rank[: union.n_old]
-        for first, block in signature_blocks(manifest):
-            yield block, rank_of_row[first : first + len(block)]
-        ranks = union.rank[union.n_old :]
-        for begin in range(0, len(new.rows), _BLOCK):
-            part = slice(begin, begin + _BLOCK)
-            yield new.signatures[new.rows[part]], ranks[part]
-
+    nothing = np.zeros(0, dtype=np.int64)
+    added, candidates = Links(a=nothing, b=nothing, jaccard=np.zeros(0)), 0
+    keep = np.ones(len(old.a), dtype=np.bool_)
+    a, b = union.rank[old.a], union.rank[old.b]
     if len(new.rows):
-        is_new = np.ones(len(union.rank), dtype=np.bool_)
-        is_new[union.rank[: union.n_old]] = False
+        texts = _Texts(manifest, stored, union, new, resources)
+        rule = bucket_rule(manifest.parameters)
         probe = Probe(new.signatures[new.rows], rule.banding)
-        pairs, lost = changed_pairs(probe, blocks, is_new, rule)
-    else:
-        pairs = lost = np.zeros(0, dtype=np.uint64)
-
-    def signatures_of(ranks: Indices) -> npt.NDArray[np.uint32]:
-        rows = stored.standing[union.by_rank[ranks]]
-        order = np.argsort(rows)
-        found = np.empty((len(rows), new.signatures.shape[1]), dtype=np.uint32)
-        found[order] = stored_signatures(manifest, rows[order])
-        return found
-
-    def still(doubtful: Pairs) -> npt.NDArray[np.bool_]:
-        return still_candidates(doubtful, signatures_of, blocks, rule)
-
-    added = _verified(manifest, stored, union, new, pairs, work, pool, workers, advance)
-    keep, dropped = _without_lost(old, union, lost, still)
+        members = texts.find(probe)
+        displaced = np.zeros(len(union.rank), dtype=np.bool_)
+        runs = list(
+            _runs(added_pairs(probe, members, texts.is_new, rule, displaced), resources.work)
+        )
+        added, candidates = _verified(texts, runs)
+        doubtful = np.flatnonzero(displaced[a])
+        pairs = a[doubtful].astype(np.uint64) << _SHIFT | b[doubtful].astype(np.uint64)
+        keep[doubtful] = still_candidates(pairs, texts.signatures, probe, members, texts.find, rule)
     return Relinked(
         links=Links(
-            a=union.rank[np.concatenate([old.a[keep], added.a])],
-            b=union.rank[np.concatenate([old.b[keep], added.b])],
+            a=np.concatenate([a[keep], added.a]),
+            b=np.concatenate([b[keep], added.b]),
             jaccard=np.concatenate([old.jaccard[keep], added.jaccard]),
         ),
         added=added,
-        dropped=dropped,
-        candidates=len(pairs),
+        dropped=old.row[~keep],
+        candidates=candidates,
     )
 
 
-def _verified(
-    manifest: Manifest,
-    stored: Stored,
-    union: Union,
-    new: NewTexts,
-    pairs: Pairs,
-    work: Path,
-    pool: ThreadPoolExecutor,
-    workers: int,
-    advance: Callable[[int], None],
-) -> StoredLinks:
-    """The pairs that are links, by text number, ascending by rank."""
-    a, b = (union.by_rank[ranks] for ranks in split_pairs(pairs))
-    texts, places = np.unique(np.concatenate([a, b]), return_inverse=True)
-    n_old = int(np.searchsorted(texts, union.n_old))
-    rows = stored.standing[texts[:n_old]]
-    by_row = np.argsort(rows)
+@dataclass(frozen=True)
+class _Texts:
+    """Signatures and shingle sets of old and new texts, by rank."""
 
-    def parts() -> Iterator[tuple[Indices, ShingleSets]]:
-        for at, sets in stored_sets(manifest, rows[by_row]):
-            yield by_row[at], sets
-        yield (
-            np.arange(n_old, len(texts)),
-            chosen_sets(new.sets, texts[n_old:] - union.n_old),
+    manifest: Manifest
+    stored: Stored
+    union: Union
+    new: NewTexts
+    resources: Resources
+
+    @property
+    def is_new(self) -> Flags:
+        """bool [texts]."""
+        flags = np.ones(len(self.union.rank), dtype=np.bool_)
+        flags[self.union.rank[: self.union.n_old]] = False
+        return flags
+
+    def find(self, probe: Probe) -> Members:
+        """Who of all texts lies in the buckets of a probe."""
+        rank_of_row = np.full(len(self.stored.text_of), -1, dtype=np.int64)
+        rank_of_row[self.stored.standing] = self.union.rank[: self.union.n_old]
+        ranks, new = self.union.rank[self.union.n_old :], self.new
+        olds = ordered_map(
+            self.resources.pool,
+            lambda g: probe.find_in(group_signatures(g), rank_of_row[g.first : g.end]),
+            row_groups(self.manifest, "signatures"),
+            self.resources.workers,
         )
+        blocks = [slice(at, at + _BLOCK) for at in range(0, len(ranks), _BLOCK)]
+        news = (probe.find_in(new.signatures[new.rows[some]], ranks[some]) for some in blocks)
+        return gathered([*olds, *news])
 
-    sets = collect_sets(work / "pairs.u64", len(texts), parts())
-    threshold = float(manifest.parameters["threshold"])
-    left, right = places[: len(a)], places[len(a) :]
-    jaccard = similarities(sets, left, right, threshold, pool, workers, advance)
-    linked = jaccard > 0
-    return StoredLinks(a=a[linked], b=b[linked], jaccard=jaccard[linked])
+    def signatures(self, ranks: Indices) -> Signatures:
+        """The signatures of ascending ranks of old texts."""
+        rows = self.stored.standing[self.union.by_rank[ranks]]
+        order = np.argsort(rows)
+        found = np.empty((len(rows), self.new.signatures.shape[1]), dtype=np.uint32)
+        found[order] = stored_signatures(self.manifest, rows[order])
+        return found
+
+    def sets(self, wanted: Flags) -> ShingleSets:
+        """The shingle sets of some texts, by rank; the others have none."""
+        union, resources = self.union, self.resources
+        texts = union.by_rank[np.flatnonzero(wanted)]
+        olds, news = texts[texts < union.n_old], texts[texts >= union.n_old]
+        rows = self.stored.standing[olds]
+        order = np.argsort(rows)
+
+        def parts() -> Iterator[tuple[Indices, ShingleSets]]:
+            ordered = olds[order]
+            for at, sets in stored_sets(
+                self.manifest, rows[order], resources.pool, resources.workers
+            ):
+                yield union.rank[ordered[at]], sets
+            yield union.rank[news], chosen_sets(self.new.sets, news - union.n_old)
+
+        return collect_sets(resources.work / "pairs.u64", len(wanted), parts())
 
 
-def _without_lost(
-    old: StoredLinks,
-    union: Union,
-    lost: Pairs,
-    still: Callable[[Pairs], npt.NDArray[np.bool_]],
-) -> tuple[npt.NDArray[np.bool_], Pairs]:
-    """Which old links stay, bool [old links], and the others as pairs of text numbers."""
-    keep = np.ones(len(old.a), dtype=np.bool_)
-    if len(lost):
-        keys = pack(union.rank[old.a], union.rank[old.b])
-        # Few links begin at a text that a lost pair begins at.
-        begins = np.zeros(len(union.rank), dtype=np.bool_)
-        begins[split_pairs(lost)[0]] = True
-        some = np.flatnonzero(begins[union.rank[old.a]])
-        doubtful = some[np.isin(keys[some], lost)]
-        keep[doubtful] = still(keys[doubtful])
-    gone = np.flatnonzero(~keep)
-    return keep, pack(old.a[gone], old.b[gone])
+def _runs(bands: Iterator[Pairs], work: Path) -> Iterator[Pairs]:
+    """The pairs of each band in a working file of its own."""
+    for band, pairs in enumerate(bands):
+        file = ArrayFile(work / f"added-{band}.u64", np.uint64)
+        file.append(pairs)
+        yield file.finish()
 
 
-def pack(a: Indices, b: Indices) -> Pairs:
-    """Pairs as uint64 (a << 32 | b)."""
-    return a.astype(np.uint64) << _SHIFT | b.astype(np.uint64)
+def _verified(texts: _Texts, runs: list[Pairs]) -> tuple[Links, int]:
+    """The pairs that are links, ascending by rank, and how many pairs were looked at."""
+    resources = texts.resources
+    wanted = np.zeros(len(texts.union.rank), dtype=np.bool_)
+    for pairs in runs:
+        wanted[pairs >> _SHIFT] = True
+        wanted[pairs & _LOW] = True
+    return verify(
+        texts.sets(wanted),
+        merge_pairs(runs, held=resources.held),
+        float(texts.manifest.parameters["threshold"]),
+        resources.work,
+        resources.pool,
+        resources.workers,
+        resources.advance,
+    )

@@ -92,13 +92,13 @@ def rows_like(
     manifest: Manifest, sketched: Sketches, least: float
 ) -> tuple[Indices, npt.NDArray[np.float64]]:
     """Rows of `documents`, ascending, whose estimated similarity is at least this, and it."""
-    from govern.ids.stored import signature_blocks
+    from govern.ids.stored import group_signatures, row_groups
 
     rows, estimates = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for first, block in signature_blocks(manifest):
-        estimate = (block == sketched.signatures[0]).mean(axis=1)
+    for group in row_groups(manifest, "signatures"):
+        estimate = (group_signatures(group) == sketched.signatures[0]).mean(axis=1)
         hits = np.flatnonzero(estimate >= least)
-        rows.append(first + hits)
+        rows.append(group.first + hits)
         estimates.append(estimate[hits])
     return np.concatenate(rows), np.concatenate(estimates)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from govern.ids.ingest import Ingested
+from govern.ids.ingest import Ingested, ordered_map
 from govern.ids.jit import compiled
 from govern.ids.store import ArrayFile, Indices, new_array, split_rows
+from govern.ids.stored import RowGroup, row_groups
 from manifests.reader import Manifest
 
 
@@ -131,26 +131,33 @@ def collect_sets(
         file.close()
 
 
-def stored_sets(manifest: Manifest, rows: Indices) -> Iterator[tuple[Indices, ShingleSets]]:
+def stored_sets(
+    manifest: Manifest, rows: Indices, pool: ThreadPoolExecutor | None = None, workers: int = 1
+) -> Iterator[tuple[Indices, ShingleSets]]:
     """The stored sets of some rows of `shingles`, reading only the row groups that hold them.
 
     Args:
         manifest: The manifest.
         rows: Ascending rows, each the first of its text.
+        pool: Threads that read; without them the caller's reads.
+        workers: How many there are.
 
     Yields:
         Positions in `rows`, and their sets.
     """
-    first = 0
-    for path in manifest.files("shingles"):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                end = first + file.metadata.row_group(group).num_rows
-                here = np.arange(*np.searchsorted(rows, [first, end]))
-                if len(here):
-                    column = file.read_row_group(group, columns=["shingles"]).column(0)
-                    yield here, _decode(column.combine_chunks(), rows[here] - first)
-                first = end
+
+    def wanted() -> Iterator[tuple[RowGroup, Indices]]:
+        for group in row_groups(manifest, "shingles"):
+            here = np.arange(*np.searchsorted(rows, [group.first, group.end]))
+            if len(here):
+                yield group, here
+
+    def read(one: tuple[RowGroup, Indices]) -> tuple[Indices, ShingleSets]:
+        group, here = one
+        column = group.read("shingles").combine_chunks()
+        return here, _decode(column, rows[here] - group.first)
+
+    return ordered_map(pool, read, wanted(), workers) if pool else map(read, wanted())
 
 
 def _decode(column: pa.Array, rows: Indices) -> ShingleSets:

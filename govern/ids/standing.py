@@ -18,14 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from govern.ids.carry import Carried, carry_ids, restless_ids, strictest
+from govern.ids.carry import Carried, carry_ids, find_unrest, strictest
 from govern.ids.cluster import Clusters
 from govern.ids.forgotten import earliest
 from govern.ids.store import Indices
-from govern.ids.stored import Stored, StoredLinks
+from govern.ids.stored import Stored
 from govern.ids.union import Union
+from govern.ids.verify import Links
 from manifests.reader import Manifest
-from manifests.schema import TOMBSTONES
+from manifests.schema import SEQUENCES, TOMBSTONES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Standing:
         carried: The IDs now.
         representative: int64 [texts], the text that represents its sequence.
         similarity: float64 [texts], to it.
-        restless: Old IDs whose members changed in another way than by new texts alone.
+        restless: bool [texts], old texts of sequences whose members changed in another way than by
+            new texts alone.
         policies: Of sequences that restless ones went into.
         tombstones: New rows for the manifest.
         forgotten: IDs of all forgotten sequences now.
@@ -47,14 +49,14 @@ class Standing:
     carried: Carried
     representative: Indices
     similarity: npt.NDArray[np.float64]
-    restless: Indices
+    restless: npt.NDArray[np.bool_]
     policies: Mapping[int, str]
     tombstones: pa.Table
     forgotten: Indices
 
 
 def decide(
-    manifest: Manifest, stored: Stored, union: Union, clusters: Clusters, added: StoredLinks
+    manifest: Manifest, stored: Stored, union: Union, clusters: Clusters, added: Links
 ) -> Standing:
     """Decide about every text.
 
@@ -63,37 +65,46 @@ def decide(
         stored: Its texts.
         union: All texts.
         clusters: Their clusters, by rank.
-        added: The links with a new text, by text number.
+        added: The links with a new text, by rank.
     """
     old_ids = np.zeros(len(union.rank), dtype=np.int64)
     old_ids[: union.n_old] = stored.sequence_ids[stored.standing]
     representative = union.by_rank[clusters.representative[union.rank]]
-    restless = restless_ids(old_ids, representative)
-    sequences = manifest.table("sequences", ["sequence_id", "first_snapshot", "policy"])
-    aliases = manifest.table("aliases", ["alias_id"])
-    concerned = sequences.filter(pc.is_in(sequences["sequence_id"], value_set=pa.array(restless)))
+    unrest = find_unrest(old_ids, representative)
+    concerned = _sequences(manifest, unrest.ids)
+    aliases = np.sort(manifest.table("aliases", ["alias_id"])["alias_id"].to_numpy())
     carried = carry_ids(
         old_ids,
         representative,
         union.rank,
         union.content,
         _mapping(concerned, "first_snapshot"),
-        {*sequences["sequence_id"].to_pylist(), *aliases["alias_id"].to_pylist()},
+        unrest,
+        aliases,
     )
-    tombstones = _new_tombstones(manifest, old_ids, carried.sequence_ids, added)
+    stones = manifest.table("tombstones")
+    tombstones = _new_tombstones(stones, old_ids, carried.sequence_ids, union, added)
     gone = pa.array(list(carried.merged), pa.int64())
-    all_stones = pa.concat_tables([manifest.table("tombstones"), tombstones])["sequence_id"]
+    all_stones = pa.concat_tables([stones, tombstones])["sequence_id"]
     forgotten = all_stones.filter(pc.invert(pc.is_in(all_stones, value_set=gone)))
     return Standing(
         old_ids=old_ids,
         carried=carried,
         representative=representative,
         similarity=clusters.similarity[union.rank],
-        restless=restless,
-        policies=_policies(old_ids, carried, restless, _mapping(concerned, "policy")),
+        restless=unrest.texts,
+        policies=_policies(old_ids, carried, unrest.texts, _mapping(concerned, "policy")),
         tombstones=tombstones,
         forgotten=np.unique(forgotten.to_numpy()),
     )
+
+
+def _sequences(manifest: Manifest, ids: Indices) -> pa.Table:
+    """Columns sequence_id, first_snapshot and policy of some sequences."""
+    if not len(ids):
+        return SEQUENCES.empty_table()
+    rows = manifest.table("sequences", ["sequence_id", "first_snapshot", "policy"])
+    return rows.filter(pc.is_in(rows["sequence_id"], value_set=pa.array(ids)))
 
 
 def _mapping(sequences: pa.Table, column: str) -> dict[int, Any]:
@@ -102,10 +113,12 @@ def _mapping(sequences: pa.Table, column: str) -> dict[int, Any]:
 
 
 def _policies(
-    old_ids: Indices, carried: Carried, restless: Indices, known: Mapping[int, str]
+    old_ids: Indices,
+    carried: Carried,
+    restless: npt.NDArray[np.bool_],
+    known: Mapping[int, str],
 ) -> dict[int, str]:
-    moved = np.flatnonzero(np.isin(old_ids, restless))
-    pairs = {*zip(carried.sequence_ids[moved].tolist(), old_ids[moved].tolist(), strict=True)}
+    pairs = {*zip(carried.sequence_ids[restless].tolist(), old_ids[restless].tolist(), strict=True)}
     of_new: dict[int, list[str]] = {}
     for new, old in pairs:
         of_new.setdefault(new, []).append(known[old])
@@ -113,14 +126,16 @@ def _policies(
 
 
 def _new_tombstones(
-    manifest: Manifest, old_ids: Indices, ids: Indices, added: StoredLinks
+    stones: pa.Table, old_ids: Indices, ids: Indices, union: Union, added: Links
 ) -> pa.Table:
     """Tombstones of sequences that hold forgotten text and have none yet."""
-    stones = manifest.table("tombstones")
+    if not stones.num_rows:
+        return TOMBSTONES.empty_table()
     dead = np.isin(old_ids, stones["sequence_id"].to_numpy())
     texts = np.flatnonzero(dead)
     touched, causes = [texts], [texts]
-    for one, other in ((added.a, added.b), (added.b, added.a)):
+    a, b = union.by_rank[added.a], union.by_rank[added.b]
+    for one, other in ((a, b), (b, a)):
         # One end is new, or both are; a link of two old texts is not among the added ones.
         hit = dead[other] & (old_ids[one] == 0)
         touched.append(one[hit])

@@ -6,7 +6,7 @@ distinct texts from 0. The first row of a text stands for it: it has the text's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,11 +48,19 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredLinks:
-    """Verified pairs of texts: `a` and `b` int64 text numbers, `jaccard` float64."""
+    """Verified pairs of texts.
+
+    Attributes:
+        a: int64, the number of the text with the smaller content hash.
+        b: int64.
+        jaccard: float64.
+        row: int64, the row of each in `links`; left out where there is none yet.
+    """
 
     a: Indices
     b: Indices
     jaccard: npt.NDArray[np.float64]
+    row: Indices
 
 
 def load_stored(manifest: Manifest) -> Stored:
@@ -77,19 +85,18 @@ def load_stored(manifest: Manifest) -> Stored:
     )
 
 
-def load_links(manifest: Manifest) -> StoredLinks:
+def load_links(manifest: Manifest, pool: ThreadPoolExecutor) -> StoredLinks:
     """The links between texts; those between copies of one text are left out."""
-    rows = manifest.table("links", ["text_a", "text_b", "jaccard"])
-    a, b = link_texts(rows)
-    between_texts = a >= 0
+
+    def read(path: str) -> pa.Table:
+        columns = ["text_a", "text_b", "jaccard"]
+        return pq.read_table(path, columns=columns, partitioning=None, memory_map=True)
+
+    rows = pa.concat_tables(pool.map(read, manifest.files("links")))
+    a, b = (pc.fill_null(rows[name], -1).to_numpy() for name in ("text_a", "text_b"))
+    row = np.flatnonzero(a >= 0)
     jaccard = rows["jaccard"].to_numpy()
-    return StoredLinks(a=a[between_texts], b=b[between_texts], jaccard=jaccard[between_texts])
-
-
-def link_texts(links: pa.Table) -> tuple[Indices, Indices]:
-    """Columns text_a and text_b of some rows of `links`, -1 where they are null."""
-    a, b = (pc.fill_null(links[name], -1).to_numpy() for name in ("text_a", "text_b"))
-    return a, b
+    return StoredLinks(a=a[row], b=b[row], jaccard=jaccard[row], row=row)
 
 
 def first_rows(text_of: Indices) -> Indices:
@@ -100,44 +107,61 @@ def first_rows(text_of: Indices) -> Indices:
     return first
 
 
-def signature_blocks(
-    manifest: Manifest,
-) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
-    """The first row and the signatures, uint32 [n, num_perm], of one block after another."""
-    num_perm = int(manifest.parameters["num_perm"])
-    first = 0
-    for path in manifest.files("signatures"):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BLOCK, columns=["signature"]):
-                column = batch.column(0)
-                values = np.frombuffer(column.buffers()[1], dtype="<u4").reshape(-1, num_perm)
-                yield first, values[column.offset : column.offset + len(column)]
-                first += len(column)
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """Rows `first` up to `end` of a table, in one row group of one of its files."""
+
+    path: str
+    metadata: pq.FileMetaData
+    number: int
+    first: int
+    end: int
+
+    def read(self, column: str) -> pa.ChunkedArray:
+        """One column. A mapped file is decoded without reading it into memory before."""
+        with pq.ParquetFile(
+            self.path, metadata=self.metadata, memory_map=True, pre_buffer=False
+        ) as file:
+            return file.read_row_group(self.number, columns=[column], use_threads=False).column(0)
+
+
+def row_groups(manifest: Manifest, table: str) -> list[RowGroup]:
+    """The row groups of a table, in row order."""
+    groups, first = [], 0
+    for path in manifest.files(table):
+        metadata = pq.read_metadata(path)
+        for number in range(metadata.num_row_groups):
+            end = first + metadata.row_group(number).num_rows
+            groups.append(
+                RowGroup(path=path, metadata=metadata, number=number, first=first, end=end)
+            )
+            first = end
+    return groups
+
+
+def group_signatures(group: RowGroup) -> npt.NDArray[np.uint32]:
+    """The signatures of a row group of `signatures`, uint32 [rows, num_perm]."""
+    return _fixed_binary_rows(group.read("signature")).view("<u4")
 
 
 def stored_signatures(manifest: Manifest, rows: Indices) -> npt.NDArray[np.uint32]:
     """The signatures of some ascending rows, uint32 [rows, num_perm]."""
     num_perm = int(manifest.parameters["num_perm"])
     found = np.zeros((len(rows), num_perm), dtype=np.uint32)
-    first = 0
-    for path in manifest.files("signatures"):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                end = first + file.metadata.row_group(group).num_rows
-                here = np.arange(*np.searchsorted(rows, [first, end]))
-                if len(here):
-                    column = file.read_row_group(group, columns=["signature"]).column(0)
-                    block = _fixed_binary_rows(column).view("<u4")
-                    found[here] = block[rows[here] - first]
-                first = end
+    for group in row_groups(manifest, "signatures"):
+        here = slice(*np.searchsorted(rows, [group.first, group.end]))
+        if here.start < here.stop:
+            found[here] = group_signatures(group)[rows[here] - group.first]
     return found
 
 
 def _fixed_binary_rows(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
     """uint8 [rows, width] of a fixed-size binary column without nulls."""
     width = column.type.byte_width
-    parts = [np.zeros((0, width), dtype=np.uint8)]
+    parts = []
     for chunk in column.chunks:
         rows = np.frombuffer(chunk.buffers()[1], dtype=np.uint8).reshape(-1, width)
         parts.append(rows[chunk.offset : chunk.offset + len(chunk)])
-    return np.concatenate(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.zeros((0, width), dtype=np.uint8), *parts])

@@ -46,11 +46,8 @@ def unite(old: Words, new: Words) -> Union:
         new: uint64 [new texts, 4], content hashes, each once; some may be among the old.
     """
     both = np.concatenate([old, new])
-    order = _by_content(both)
-    ranked = both[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
-    # Stable order: where a new text equals an old one, the old one comes first.
+    order, first = _by_content(both)
+    # Equal ones go by place: where a new text equals an old one, the old one leads.
     leaders = order[first]
     numbers_of_leaders = leaders.copy()
     is_fresh = leaders >= len(old)
@@ -59,23 +56,29 @@ def unite(old: Words, new: Words) -> Union:
     number[order] = numbers_of_leaders[np.cumsum(first) - 1]
     rank = np.empty(len(leaders), dtype=np.int64)
     rank[numbers_of_leaders] = np.arange(len(leaders))
-    content = np.empty((len(leaders), 4), dtype=np.uint64)
-    content[numbers_of_leaders] = both[leaders]
     return Union(
         n_old=len(old),
         numbers=number[len(old) :],
         fresh=number[len(old) :] >= len(old),
-        content=content,
+        content=np.concatenate([old, both[leaders[is_fresh]]]),
         rank=rank,
         by_rank=numbers_of_leaders,
     )
 
 
-def _by_content(content: Words) -> Indices:
-    """Stable ascending order. 64 bits tell nearly all texts apart, so the rest is rarely read."""
-    order = np.argsort(content[:, 0], kind="stable")
-    ranked = content[order]
-    alike = np.flatnonzero(ranked[1:, 0] == ranked[:-1, 0])
-    if (ranked[alike + 1] != ranked[alike]).any():
-        order = np.lexsort(tuple(content[:, word] for word in (3, 2, 1, 0)))
-    return order
+def _by_content(content: Words) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    """The ascending order of contents, equal ones by place, and which are the first of equals."""
+    order = np.argsort(content[:, 0])
+    leading = content[order, 0]
+    alike = leading[1:] == leading[:-1]
+    first = np.ones(len(order), dtype=bool)
+    if alike.any():
+        # 64 bits tell nearly all texts apart, so only few are sorted by all their bits.
+        tied = np.zeros(len(order), dtype=bool)
+        tied[1:] |= alike
+        tied[:-1] |= alike
+        some = np.sort(order[tied])
+        some = some[np.lexsort(tuple(content[some, word] for word in (3, 2, 1, 0)))]
+        order[tied] = some
+        first[np.flatnonzero(tied)[1:]] = (content[some[1:]] != content[some[:-1]]).any(axis=1)
+    return order, first

@@ -21,7 +21,7 @@ from test_forgotten import forget, status_of
 from govern import add_documents
 from govern.ids import lsh, pipeline, reference
 from govern.ids.add import AddConfig, AddReport
-from govern.ids.carry import carry_ids
+from govern.ids.carry import Carried, carry_ids, find_unrest
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.texts import read_texts
@@ -135,7 +135,8 @@ def require_traced(manifest: Manifest, history: Sequence[dict[str, int]]) -> Non
                 (a["alias_id"] for a in aliases
                  if a["doc_id"] == doc_id and a["snapshot"] > snapshot), today[doc_id],
             )  # fmt: skip
-            assert queries.resolve(manifest, [old]) == queries.resolve(manifest, [first_move])
+            (now,) = queries.resolve(manifest, [old]).values()
+            assert [now] == list(queries.resolve(manifest, [first_move]).values())
             assert doc_id in queries.documents_of(manifest, [old])["doc_id"].to_pylist()
 
 
@@ -217,25 +218,29 @@ def test_a_text_between_two_sequences_merges_them(tmp_path: Path) -> None:
     assert (sequence["n_docs"], sequence["first_snapshot"]) == (3, 1)
 
 
+def carried(
+    old_ids: Sequence[int], representative: Sequence[int], rank: Sequence[int],
+    content: np.ndarray, since: dict[int, int], aliases: Sequence[int] = (),
+) -> Carried:  # fmt: skip
+    old, heads = np.array(old_ids), np.array(representative)
+    return carry_ids(
+        old, heads, np.array(rank), content, since, find_unrest(old, heads),
+        np.array(sorted(aliases), dtype=np.int64),
+    )  # fmt: skip
+
+
 def test_an_id_that_became_an_alias_is_not_given_again() -> None:
-    rank = np.array([1, 2, 0, 3])
     content = np.arange(16, dtype=np.uint64).reshape(4, 4)
     one, other = (derive(content[text].astype(">u8").tobytes()) for text in (0, 1))
-    both = carry_ids(
-        np.array([one, other, 0]), np.array([2, 2, 2]), rank[:3], content[:3],
-        {one: 1, other: 1}, {one, other},
-    )  # fmt: skip
+    both = carried([one, other, 0], [2, 2, 2], [1, 2, 0], content[:3], {one: 1, other: 1})
     assert both.sequence_ids.tolist() == [one] * 3
     assert both.merged == {other: one}
     # Now text 1 leaves again: its ID is an alias, so it gets another.
-    apart = carry_ids(
-        np.array([one, one, one, 0]), np.array([0, 1, 0, 1]), rank, content,
-        {one: 1}, {one, other},
-    )  # fmt: skip
+    apart = carried([one, one, one, 0], [0, 1, 0, 1], [1, 2, 0, 3], content, {one: 1}, [other])
     assert apart.sequence_ids[[0, 2]].tolist() == [one] * 2
     assert apart.sequence_ids[1] == apart.sequence_ids[3]
     assert apart.sequence_ids[1] not in (one, other)
-    assert apart.founded == [apart.sequence_ids[1]]
+    assert apart.founded.tolist() == [apart.sequence_ids[1]]
 
 
 def test_repeating_an_addition_changes_nothing(tmp_path: Path) -> None:

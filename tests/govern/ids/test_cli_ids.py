@@ -164,8 +164,8 @@ ERRORS = [
     (
         ["ids", "add", "corpus.jsonl", "--manifest", "m", "--workers", "0"],
         1,
-        "govern: --workers 0: expected at least one thread, found fewer; leave it out, or give 1 "
-        "or more\n",
+        "govern: --workers 0: expected a number from 1 to 1024, found one outside; choose one "
+        "within\n",
     ),
     (
         ["ids", "build", "nowhere.jsonl", "--out", "n"],
