@@ -11,6 +11,7 @@ what to do, and prints as one line. Programming mistakes stay ordinary Python ex
     ├── CollateralError    a plan that would take more from other IDs than was allowed
     ├── TrainingError      training that cannot go on (no text, a loss that is not a number)
     ├── LockedError        somebody else is writing there
+    ├── StoppedError       a command that was interrupted
     ├── MissingExtraError  an optional dependency that is not installed
     └── IntegrityError     exit 3: a digest, signature or invariant that does not hold
 """
@@ -75,6 +76,10 @@ class TrainingError(GovernError):
 
 class LockedError(GovernError):
     """Somebody else is writing there."""
+
+
+class StoppedError(GovernError):
+    """A command that was interrupted, and how to go on."""
 
 
 class MissingExtraError(GovernError):

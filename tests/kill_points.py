@@ -1,7 +1,8 @@
-"""Kill a process at its n-th file operation, for real: the child ends at once, nothing unwinds.
+"""Kill a process for real: the child ends at once, nothing unwinds.
 
 `run_killed_at(n, work)` forks, counts every operation that changes the disk, and ends the child
-before the n-th with `os._exit`, which runs no handler and flushes no buffer.
+before the n-th with `os._exit`, which runs no handler and flushes no buffer. `run_killed_after`
+sends SIGKILL at a moment of time, wherever the child is then.
 """
 
 from __future__ import annotations
@@ -9,33 +10,71 @@ from __future__ import annotations
 import builtins
 import os
 import shutil
+import signal
+import time
+import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 OPERATIONS = [
-    (os, "replace"), (os, "rename"), (os, "link"), (os, "unlink"), (os, "mkdir"), (os, "fsync"),
-    (os, "pwrite"), (os, "ftruncate"), (os, "fchmod"),
-    (shutil, "copyfile"), (shutil, "copymode"), (shutil, "rmtree"),
-    (Path, "unlink"), (Path, "mkdir"), (Path, "rename"), (Path, "replace"),
-]  # fmt: skip
+    (os, "replace"),
+    (os, "rename"),
+    (os, "link"),
+    (os, "unlink"),
+    (os, "mkdir"),
+    (os, "rmdir"),
+    (os, "fsync"),
+    (os, "pwrite"),
+    (os, "ftruncate"),
+    (os, "fchmod"),
+    (os, "posix_fallocate"),
+    (shutil, "copyfile"),
+    (shutil, "copymode"),
+    (shutil, "rmtree"),
+]  # fmt: skip  pathlib's methods call those of os
 KILLED, FAILED = 9, 3
 
 
 def run_killed_at(point: int, work: Callable[[], object]) -> bool:
     """Run `work` in a child that dies before its operation number `point`; True if it died so."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _arm(point)
-            work()
-        except BaseException as error:  # noqa: BLE001  a child must never return into pytest
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(FAILED)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def armed() -> None:
+        _arm(point)
+        work()
+
+    code = ended(forked(armed))
     assert code in (0, KILLED), f"the work failed by itself at point {point}"
     return code == KILLED
+
+
+def run_killed_after(seconds: float, work: Callable[[], object]) -> bool:
+    """Run `work` in a child that is killed so many seconds after its start; True if it died so."""
+    child = forked(work)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    code = ended(child)
+    assert code in (0, -signal.SIGKILL), f"the work failed by itself within {seconds} s"
+    return code == -signal.SIGKILL
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run `work` in a child; its pid. All that the parent has loaded and compiled is warm there."""
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001  whatever it is, only its parent may go on with pytest
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def ended(child: int) -> int:
+    """Wait for a child; its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _arm(point: int) -> None:

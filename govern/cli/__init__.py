@@ -82,16 +82,25 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         cli.main(args=arguments, prog_name="govern", standalone_mode=True)
-    except (GovernError, OSError) as error:
+    except (GovernError, OSError, MemoryError) as error:
         if "--debug" in arguments:
             raise
-        fault = error if isinstance(error, GovernError) else _from_system(error)
+        fault = _in_our_form(error)
         click.echo(f"govern: {fault}", err=True)
         sys.exit(fault.exit_code)
 
 
-def _from_system(error: OSError) -> GovernError:
+def _in_our_form(error: GovernError | OSError | MemoryError) -> GovernError:
     """What the operating system refused, in our form: a full disk is no reason for a traceback."""
+    if isinstance(error, GovernError):
+        return error
+    if isinstance(error, MemoryError):
+        return GovernError(
+            "memory",
+            expected="enough of it",
+            found=str(error) or "none left",
+            remedy="free some, or ask for less of it (fewer --workers), and run the command again",
+        )
     remedies = {
         errno.ENOSPC: "free some space and run the command again",
         errno.EACCES: "correct the permissions, or choose another path",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from govern.cli.render import Settings, emit
-from manifests.errors import InputError
+from govern.cli.render import Settings, emit, note
+from manifests.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -63,6 +64,7 @@ def ids() -> None:
     help="What the pairs being compared may take; each document needs about 250 bytes besides.",
 )
 @click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished build in --out.")
 @click.pass_obj
 def build(
     settings: Settings,
@@ -78,8 +80,13 @@ def build(
     tombstones: tuple[Path, ...],
     memory: str,
     workers: int | None,
+    resume: bool,
 ) -> None:
     """Read a corpus, find near-duplicates and write a manifest.
+
+    A build that stops keeps what it has read in --out, in parts of 256 MB of text, and the same
+    command with --resume goes on from there. While building, --out takes about four times the text
+    on disk. The manifest is the same, resumed or not.
 
     INPUT is a file, a folder, a glob pattern, or an fsspec URL of these. Formats: JSONL, CSV, TSV,
     text, Parquet, Arrow, mbox and eml; with an extra of their own WARC and WET, HTML, PDF; each
@@ -89,6 +96,7 @@ def build(
     import os
 
     from govern.ids.corpus import ReadOptions
+    from govern.ids.output import is_unfinished
     from govern.ids.pipeline import BuildConfig, build_ids
 
     config = BuildConfig(
@@ -105,8 +113,10 @@ def build(
         memory=_bytes("--memory", memory),
         workers=workers if workers is not None else os.cpu_count() or 1,
     )
-    with _progress(settings) as progress:
-        report = build_ids(inputs, out, config, progress)
+    with _stoppable("govern ids build", lambda: is_unfinished(out)), _progress(settings) as bars:
+        report = build_ids(
+            inputs, out, config, bars, resume=resume, note=lambda line: note(settings, line)
+        )
     emit(settings, {**vars(report), "path": str(report.path)}, lambda: _report_text(report))
 
 
@@ -138,8 +148,8 @@ def add(
     config = AddConfig(
         source=source, workers=workers if workers is not None else os.cpu_count() or 1
     )
-    with _progress(settings) as progress:
-        report = add_documents(inputs, manifest, config, progress)
+    with _stoppable("govern ids add", lambda: False), _progress(settings) as bars:
+        report = add_documents(inputs, manifest, config, bars)
     emit(settings, {**vars(report), "path": str(report.path)}, lambda: _added_text(report))
 
 
@@ -235,6 +245,27 @@ class _Bars:
         if self._task is not None:
             done = self._bars.tasks[-1].completed
             self._bars.update(self._task, total=done, completed=done)
+
+
+@contextmanager
+def _stoppable(command: str, is_unfinished: Callable[[], bool]) -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM one line that says how to go on."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        remedy = "what was there before is as it was; run it again"
+        if is_unfinished():
+            remedy = "run it again with --resume to go on, or without to begin anew"
+        raise StoppedError(
+            command, expected="to run to its end", found="an interruption", remedy=remedy
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

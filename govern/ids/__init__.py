@@ -5,7 +5,7 @@
     codepoints    Unicode tables; reference: the text rule in plain Python
     kernel        the same rule compiled; shingle: a batch of texts -> hashes and signatures
     minhash       permutations and banding, bit-identical to datasketch `affine32`
-    ingest        one pass over the corpus -> working files (store)
+    ingest        one pass over the corpus -> parts, as working files (store)
     settle        duplicate IDs, exact duplicates -> distinct texts
     lsh           signatures -> candidate pairs
     sets          shingle hashes -> sorted shingle sets
@@ -15,6 +15,7 @@
     forgotten     text that was forgotten in another manifest
     tables        documents, links -> the manifest's tables; sequences: their rows
     first_tables  all tables of a first snapshot
+    output        the manifest's directory while it is built; what an unfinished build keeps
     pipeline      the stages in order: `build_ids`
     stored        a manifest as arrays
     probe         new signatures against stored ones -> candidate pairs of an addition

@@ -12,9 +12,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +26,11 @@ from govern.ids.corpus import ReadOptions
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
+from govern.ids.output import Begun, output
+from govern.ids.parts import PARTS_NAME
 from manifests.errors import InputError
-from manifests.files import writer_lock
-from manifests.index import INDEX_NAME, InputFile, Snapshot
-from manifests.reader import open_manifest
-from manifests.schema import TABLES
-from manifests.writer import WORK_NAME, commit, is_torn_index, make_index, sweep
+from manifests.index import InputFile, Snapshot
+from manifests.writer import WORK_NAME, commit, make_index
 
 if TYPE_CHECKING:
     from govern.ids.ingest import Ingested
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 # Of a candidate pair while it is merged and verified: copies of it, its texts, its similarity; and
 # the pairs may take a quarter of the memory.
 _BYTES_PER_PAIR = 4 * 64
-_OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
 
 MEMORY = 4 * 10**9
@@ -140,29 +137,37 @@ def build_ids(
     out: Path | str,
     config: BuildConfig | None = None,
     progress: Progress | None = None,
+    *,
+    resume: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> BuildReport:
     """Give every document of a raw corpus a sequence ID and write the manifest.
 
     The same set of records and the same configuration give the same bytes, whatever the order of
-    files, the number of threads or the size of batches.
+    files, the number of threads or the size of batches, resumed or not. A build that stops keeps
+    what it has read (one to three times the text on disk) in `out`, in parts of 256 MB of text.
 
     Args:
         inputs: Files, folders, glob patterns or fsspec URLs.
-        out: The manifest's directory; must not hold anything yet.
+        out: The manifest's directory; must not hold anything but an unfinished build.
         config: How; the defaults fit prose.
         progress: Told about stages.
+        resume: Go on with the unfinished build there, if there is one, instead of beginning anew.
+        note: Told, in a line, what becomes of an unfinished build.
 
     Returns:
         Counts, and the digest of the new manifest.
 
     Raises:
-        InputError: An input cannot be used, no record has text, or `out` holds something else.
+        InputError: An input cannot be used, no record has text, `out` holds something else, or
+            the build there that is to be resumed is another one.
         LockedError: Another build writes there.
     """
     begin = time.perf_counter()
     config = config or BuildConfig()
     found = find_inputs(inputs, config.read.source)
-    with _output(Path(out)) as directory:
+    begun = Begun.of(parameters(config), found)
+    with output(Path(out), begun, resume=resume, note=note) as directory:
         counts = _build(found, directory, config, progress or Silent())
     return BuildReport(
         path=Path(out),
@@ -226,8 +231,12 @@ def _build(
         permutations=permutations(config.num_perm, config.seed),
         workers=config.workers,
         advance=progress.advance,
+        durable=True,
     )
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
+        if not len(ingested.keys):
+            # To go on from here could only find the same again.
+            shutil.rmtree(directory / WORK_NAME / PARTS_NAME)
         require_documents(ingested.rejects, len(ingested.keys))
         decided = _decide(ingested, directory / WORK_NAME, config, pool, progress)
         settled = decided.assigned.settled
@@ -354,63 +363,3 @@ def require_documents(rejects: pa.Table, n_documents: int) -> None:
         found=found,
         remedy="check --text-field, and that these are the right files",
     )
-
-
-@contextmanager
-def _output(directory: Path) -> Iterator[Path]:
-    """The manifest's directory, locked, with an empty working folder; as before when it fails."""
-    made = not directory.exists()
-    if (directory / INDEX_NAME).exists() and (directory / WORK_NAME).exists():
-        # A build that was killed after its commit: the manifest is whole, the litter is not its.
-        with writer_lock(directory):
-            sweep(directory, open_manifest(directory).index)
-    _require_free(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with writer_lock(directory):
-        # Again, under the lock: another build may have finished in between.
-        _require_free(directory)
-        sweep(directory, None)
-        (directory / WORK_NAME).mkdir()
-        try:
-            yield directory
-        except OSError as error:
-            _undo(directory, made)
-            raise InputError(
-                f"--out {directory}",
-                expected="a disk that takes the working files and the manifest",
-                found=str(error),
-                remedy="make room (about twice the corpus while building), then run it again",
-            ) from error
-        except BaseException:
-            _undo(directory, made)
-            raise
-
-
-def _undo(directory: Path, made: bool) -> None:
-    """Leave no trace of a build that failed before its `manifest.json`."""
-    if (directory / INDEX_NAME).exists():
-        return
-    for name in _OURS:
-        shutil.rmtree(directory / name, ignore_errors=True)
-    for path in directory.iterdir():
-        if is_torn_index(path.name):
-            path.unlink()
-    (directory / ".lock").unlink()
-    if made:
-        directory.rmdir()
-
-
-def _require_free(directory: Path) -> None:
-    """Refuse a directory with anything but the remains of an interrupted build."""
-    if not directory.exists():
-        return
-    found = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else ["a file"]
-    foreign = [name for name in found if name not in _OURS and not is_torn_index(name)]
-    if foreign:
-        has_manifest = INDEX_NAME in foreign
-        raise InputError(
-            f"--out {directory}",
-            expected="a new or empty directory",
-            found="a finished manifest" if has_manifest else f"other files ({foreign[0]}, …)",
-            remedy="name another directory, or remove this one first",
-        )
