@@ -48,7 +48,10 @@ def write_manifest(path: Path, ids: np.ndarray) -> None:
     path.mkdir(parents=True)
     count = len(ids)
     random = np.random.default_rng(4)
+    # Names in an order of their own: that of the IDs says nothing about that of the documents.
     names = pa.array([f"doc-{i:07d}" for i in range(count)])
+    document_ids = random.permutation(ids)
+    represented = np.argsort(document_ids)
     source = pa.array(["corpus"] * count)
     rows, ones = pa.array(np.arange(count)), pa.array(np.ones(count, np.int64))
     hashes = pa.FixedSizeBinaryArray.from_buffers(
@@ -58,14 +61,15 @@ def write_manifest(path: Path, ids: np.ndarray) -> None:
         "documents": {
             "source": source, "doc_id": names, "uri": pa.array(["corpus.jsonl"] * count),
             "row": rows, "start": rows, "end": rows, "n_bytes": ones, "n_words": ones,
-            "sha256": hashes, "sequence_id": pa.array(ids),
+            "sha256": hashes, "sequence_id": pa.array(document_ids),
             "is_representative": pa.array(np.ones(count, bool)),
             "similarity": pa.array(np.ones(count, np.float32)),
             "snapshot": pa.array(np.ones(count, np.int32)),
         },
         "sequences": {
             "sequence_id": pa.array(ids), "representative_source": source,
-            "representative_doc_id": names, "n_docs": ones, "n_sources": ones, "n_bytes": ones,
+            "representative_doc_id": names.take(pa.array(represented)),
+            "n_docs": ones, "n_sources": ones, "n_bytes": ones,
             "policy": pa.array(["private"] * count), "status": pa.array(["active"] * count),
             "first_snapshot": pa.array(np.ones(count, np.int32)),
             "reserved": pa.array(np.zeros(count, bool)),

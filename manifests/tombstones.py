@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
 from manifests.files import writer_lock
-from manifests.index import Index
-from manifests.reader import open_manifest
+from manifests.index import FileEntry
+from manifests.reader import Manifest, open_manifest
+from manifests.row_groups import rows_with
 from manifests.schema import TOMBSTONES
-from manifests.writer import commit, set_sequence_values, write_table
+from manifests.writer import commit, replace_table, set_sequence_values, write_table
+
+# Below it the last file is written anew with what is added, so that files do not become many.
+_ROWS_PER_FILE = 4096
 
 
 def add_tombstones(path: Path | str, rows: pa.Table) -> int:
@@ -37,19 +43,15 @@ def add_tombstones(path: Path | str, rows: pa.Table) -> int:
         manifest = open_manifest(directory)
         rows = rows.select(TOMBSTONES.names).cast(TOMBSTONES)
         ids = rows["sequence_id"].combine_chunks()
-        _require_known(ids, manifest.table("sequences", ["sequence_id"])["sequence_id"], directory)
-        old = manifest.table("tombstones")
-        fresh = rows.filter(pc.invert(pc.is_in(ids, value_set=old["sequence_id"])))
+        _require_known(manifest, ids)
+        old = pa.array(_ids_among(manifest, "tombstones", ids), pa.int64())
+        fresh = rows.filter(pc.invert(pc.is_in(ids, value_set=old)))
         fresh = fresh.sort_by([("sequence_id", "ascending"), ("forgotten_at", "ascending")])
         fresh = _first_of_each(fresh)
         index, changed = set_sequence_values(directory, manifest.index, ids, "status", "forgotten")
         if fresh.num_rows:
-            both = pa.concat_tables([old, fresh]).sort_by("sequence_id")
-            index = Index(
-                parameters=index.parameters,
-                snapshots=index.snapshots,
-                tables={**index.tables, "tombstones": write_table(directory, "tombstones", both)},
-            )
+            entries = _appended(directory, index.tables["tombstones"], fresh)
+            index = replace_table(index, "tombstones", entries)
         if fresh.num_rows or changed:
             commit(directory, index)
     return int(fresh.num_rows)
@@ -61,12 +63,33 @@ def _first_of_each(rows: pa.Table) -> pa.Table:
     return rows.filter(pa.array(first, pa.bool_()))  # no rows would give the type null
 
 
-def _require_known(ids: pa.Array, known: pa.ChunkedArray, directory: Path) -> None:
-    unknown = ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
-    if len(unknown):
+def _appended(
+    directory: Path, entries: Sequence[FileEntry], fresh: pa.Table
+) -> tuple[FileEntry, ...]:
+    """The files with new rows; the last file takes them in while it is small."""
+    kept = tuple(entries)
+    if kept and kept[-1].rows + fresh.num_rows <= _ROWS_PER_FILE:
+        last = pq.read_table(directory / kept[-1].path, partitioning=None).cast(TOMBSTONES)
+        fresh, kept = pa.concat_tables([last, fresh]).sort_by("sequence_id"), kept[:-1]
+    return (*kept, *write_table(directory, "tombstones", fresh))
+
+
+def _ids_among(manifest: Manifest, table: str, ids: pa.Array) -> list[int]:
+    """Those of the IDs that a table has."""
+    wanted, found = sorted(set(ids.to_pylist())), []
+    for name in manifest.files(table):
+        with pq.ParquetFile(name) as file:
+            rows = rows_with(file, "sequence_id", wanted, ["sequence_id"])
+        found += rows["sequence_id"].to_pylist()
+    return found
+
+
+def _require_known(manifest: Manifest, ids: pa.Array) -> None:
+    unknown = set(ids.to_pylist()).difference(_ids_among(manifest, "sequences", ids))
+    if unknown:
         raise ManifestError(
-            f"tombstone of sequence {unknown[0].as_py()}",
-            expected=f"a sequence of manifest {directory}",
+            f"tombstone of sequence {min(unknown)}",
+            expected=f"a sequence of manifest {manifest.path}",
             found="no such sequence",
             remedy="resolve aliases first, or use the manifest that the run was trained on",
         )

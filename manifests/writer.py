@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ import pyarrow.parquet as pq
 from manifests.errors import InputError
 from manifests.files import atomic_write, fsync_directory, sha256_file, writer_lock
 from manifests.index import INDEX_NAME, FileEntry, Index, Snapshot, content_digest
+from manifests.row_groups import rows_with
 from manifests.schema import POLICIES, SEQUENCES, TABLES
 
 ROWS_PER_GROUP = 32_768
 ROWS_PER_FILE = 32 * ROWS_PER_GROUP
+# Changing one row writes its file anew: tables whose rows change have small ones.
+_SMALL_FILES = {"sequences": ROWS_PER_GROUP, "tombstones": ROWS_PER_GROUP // 8}
 # A set of shingles is as long as its text, and few of them are wanted at a time.
 SETS_PER_GROUP = 1024
 WORK_NAME = ".work"
@@ -53,6 +56,7 @@ class TableWriter:
         self._entries: list[FileEntry] = []
         self._temporary = directory / WORK_NAME / f"{table}.parquet"
         self._group = SETS_PER_GROUP if table == "shingles" else ROWS_PER_GROUP
+        self._rows_per_file = _SMALL_FILES.get(table, ROWS_PER_FILE)
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; they are cut into row groups of a fixed size whatever their number."""
@@ -78,7 +82,7 @@ class TableWriter:
             group = table.slice(begin, min(self._group, whole - begin)).combine_chunks()
             self._open().write_table(group, row_group_size=self._group)
             self._file_rows += group.num_rows
-            if self._file_rows >= ROWS_PER_FILE:
+            if self._file_rows >= self._rows_per_file:
                 self._finish_file()
         rest = table.slice(whole)
         self._pending = [rest] if rest.num_rows else []
@@ -172,45 +176,43 @@ def sweep(directory: Path, index: Index | None) -> None:
                 path.unlink()
 
 
-def replace_sequences(
-    directory: Path, index: Index, changed: Iterable[tuple[FileEntry, pa.Table]]
-) -> Index:
-    """The index after some files of `sequences` were written anew; the content digest stays."""
-    entries = list(index.tables["sequences"])
-    for old, rows in changed:
-        (new,) = write_table(directory, "sequences", rows)
-        entries[entries.index(old)] = new
+def replace_table(index: Index, table: str, entries: Sequence[FileEntry]) -> Index:
+    """The index with other files of a table that no content digest covers."""
     return Index(
         parameters=index.parameters,
         snapshots=index.snapshots,
-        tables={**index.tables, "sequences": tuple(entries)},
+        tables={**index.tables, table: tuple(entries)},
     )
 
 
 def set_sequence_values(
     directory: Path, index: Index, ids: pa.Array, column: str, value: str
 ) -> tuple[Index, int]:
-    """Set one column of the sequences `ids`; only files that change are written.
+    """Set one column of the sequences `ids`; only files that change are read and written in full.
 
     Returns:
         The new index, not yet committed, and how many sequences changed.
     """
     import pyarrow.compute as pc
 
-    changed, count = [], 0
+    wanted = sorted(set(ids.to_pylist()))
+    entries: list[FileEntry] = []
+    count = 0
     for entry in index.tables["sequences"]:
+        with pq.ParquetFile(directory / entry.path) as file:
+            found = rows_with(file, "sequence_id", wanted, ["sequence_id", column])
+        changed = found.filter(pc.not_equal(found[column], value))["sequence_id"]
+        if not len(changed):
+            entries.append(entry)
+            continue
         rows = pq.read_table(directory / entry.path, partitioning=None).cast(SEQUENCES)
-        hit = pc.and_(
-            pc.is_in(rows["sequence_id"], value_set=ids), pc.not_equal(rows[column], value)
-        )
-        hits = pc.sum(hit).as_py() or 0
-        if hits:
-            position = rows.schema.get_field_index(column)
-            values = pc.if_else(hit, pa.scalar(value), rows[column])
-            rows = rows.set_column(position, rows.schema.field(position), values)
-            changed.append((entry, rows.cast(SEQUENCES)))
-            count += hits
-    return replace_sequences(directory, index, changed), count
+        position = rows.schema.get_field_index(column)
+        hit = pc.is_in(rows["sequence_id"], value_set=changed)
+        values = pc.if_else(hit, pa.scalar(value), rows[column])
+        rows = rows.set_column(position, rows.schema.field(position), values)
+        entries.extend(write_table(directory, "sequences", rows.cast(SEQUENCES)))
+        count += len(changed)
+    return replace_table(index, "sequences", entries), count
 
 
 def set_policy(path: Path | str, where: str, policy: str) -> int:

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from manifests.errors import CheckpointError
 from manifests.files import sha256_file
-from sinkmodel.allocation import FILE_SCHEMA, SINK_MAP_FILE, IntArray, SinkMap, with_status
+from manifests.row_groups import rows_with
+from sinkmodel.allocation import FILE_SCHEMA, SINK_MAP_FILE, SinkMap, with_status
 from sinkmodel.forgotten import FORGOTTEN_FILE, read_forgotten
 
-_ID, _POLICY = (FILE_SCHEMA.get_field_index(name) for name in ("sequence_id", "policy"))
+_POLICY = FILE_SCHEMA.get_field_index("policy")
 
 
 def find(run: Path, sequence_ids: Iterable[int]) -> SinkMap:
@@ -39,9 +40,8 @@ def find(run: Path, sequence_ids: Iterable[int]) -> SinkMap:
     Raises:
         CheckpointError: The map or the list of what is forgotten cannot be read.
     """
-    wanted = np.unique(np.fromiter(sequence_ids, dtype=np.int64))
     with _opened(run) as file:
-        rows = _rows(file, wanted, FILE_SCHEMA.names)
+        rows = rows_with(file, "sequence_id", sorted(set(sequence_ids)), FILE_SCHEMA.names)
         pooled = rows.filter(pc.equal(rows["policy"], "pooled")).num_rows > 0
         if pooled:
             rows = pa.concat_tables(
@@ -58,9 +58,9 @@ def known(run: Path, sequence_ids: Iterable[int]) -> set[int]:
     Raises:
         CheckpointError: The map cannot be read.
     """
-    wanted = np.unique(np.fromiter(sequence_ids, dtype=np.int64))
     with _opened(run) as file:
-        return set(_rows(file, wanted, ["sequence_id"])["sequence_id"].to_pylist())
+        rows = rows_with(file, "sequence_id", sorted(set(sequence_ids)), ["sequence_id"])
+    return set(rows["sequence_id"].to_pylist())
 
 
 def require_pinned(run: Path, record: Mapping[str, Any]) -> None:
@@ -95,21 +95,6 @@ def _opened(run: Path) -> pq.ParquetFile:
         file.close()
         raise _unreadable(path, f"columns {file.schema_arrow.names}")
     return file
-
-
-def _rows(file: pq.ParquetFile, wanted: IntArray, columns: list[str]) -> pa.Table:
-    """Rows of the IDs, ascending; only groups whose range holds one of them are decoded."""
-    parts = [FILE_SCHEMA.empty_table().select(columns)]
-    for group in range(file.num_row_groups):
-        statistics = file.metadata.row_group(group).column(_ID).statistics
-        if statistics is not None and statistics.has_min_max:
-            first = np.searchsorted(wanted, statistics.min, side="left")
-            if first == np.searchsorted(wanted, statistics.max, side="right"):
-                continue
-        rows = file.read_row_group(group, columns=columns)
-        hits = np.flatnonzero(np.isin(rows["sequence_id"].to_numpy(), wanted))
-        parts.append(rows.take(hits))
-    return pa.concat_tables(parts)
 
 
 def _pooled_rows(file: pq.ParquetFile) -> pa.Table:

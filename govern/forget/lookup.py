@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from manifests import Manifest, queries
 from manifests.errors import ManifestError
+from manifests.row_groups import rows_with
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,23 +49,52 @@ def documents_of(
     return _rows(manifest, "documents", wanted, columns).sort_by(_ORDER)
 
 
+def signatures_of(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, bytes]:
+    """The MinHash signature of each sequence's representative, of IDs as they are today.
+
+    Raises:
+        ManifestError: A file of the manifest is gone.
+    """
+    columns = ["sequence_id", "representative_source", "representative_doc_id"]
+    rows = _rows(manifest, "sequences", list(sequence_ids), columns)
+    ids, sources, names = (rows[name].to_pylist() for name in columns)
+    owner = dict(zip(zip(sources, names, strict=True), ids, strict=True))
+    found = _rows(manifest, "signatures", names, ["source", "doc_id", "signature"], key="doc_id")
+    keys = zip(found["source"].to_pylist(), found["doc_id"].to_pylist(), strict=True)
+    signatures = dict(zip(keys, found["signature"].to_pylist(), strict=True))
+    return {owner[key]: signatures[key] for key in owner if key in signatures}
+
+
+def documents_named(manifest: Manifest, doc_ids: Iterable[str]) -> pa.Table:
+    """The documents with these IDs, by ID, source, document ID; see `queries.find_document`.
+
+    Returns:
+        Columns `sequence_id`, `source`, `doc_id`.
+
+    Raises:
+        ManifestError: A file of the manifest is gone.
+    """
+    columns = ["sequence_id", "source", "doc_id"]
+    return _rows(manifest, "documents", doc_ids, columns, key="doc_id").sort_by(_ORDER)
+
+
 def _rows(
-    manifest: Manifest, table: str, sequence_ids: Sequence[int], columns: Sequence[str]
+    manifest: Manifest,
+    table: str,
+    wanted: Iterable[int] | Iterable[str],
+    columns: Sequence[str],
+    key: str = "sequence_id",
 ) -> pa.Table:
-    """The rows of a table with these IDs; only row groups that hold one are decoded."""
+    """The rows of a table with these keys; only row groups that can hold one are decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = np.unique(np.asarray(sequence_ids, dtype=np.int64))
+    keys = sorted(set(wanted))
     parts: list[pa.Table] = []
     for name in manifest.files(table):
         try:
             with pq.ParquetFile(name) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["sequence_id"])["sequence_id"]
-                    hits = np.flatnonzero(np.isin(ids.to_numpy(), wanted))
-                    if len(hits) or not parts:
-                        parts.append(file.read_row_group(group, columns=list(columns)).take(hits))
+                parts.append(rows_with(file, key, keys, columns))
         except (OSError, pa.ArrowInvalid) as error:
             raise ManifestError(
                 f"manifest {manifest.path}",
@@ -74,6 +102,4 @@ def _rows(
                 found=str(error).splitlines()[0],
                 remedy="somebody else may have changed the manifest meanwhile; run it again",
             ) from None
-    if not parts:
-        return manifest.table(table, list(columns)).slice(0, 0)
-    return pa.concat_tables(parts).select(list(columns)).combine_chunks()
+    return pa.concat_tables(parts).combine_chunks()

@@ -189,7 +189,9 @@ def _requested(
     if request.kind == "doc-id":
         import pyarrow as pa
 
-        return pa.concat_tables([_by_doc_id(manifest, value) for value in request.values]), [], []
+        found = lookup.documents_named(manifest, request.values)
+        named = [_by_doc_id(manifest, found, value) for value in request.values]
+        return pa.concat_tables(named), [], []
     if request.kind == "where":
         return queries.documents_where(manifest, request.values[0]), [], []
     if request.kind == "text-file":
@@ -219,8 +221,10 @@ def _requested(
     return lookup.documents_of(manifest, given, _COLUMNS), given, []
 
 
-def _by_doc_id(manifest: Manifest, doc_id: str) -> pa.Table:
-    found = queries.find_document(manifest, doc_id)
+def _by_doc_id(manifest: Manifest, documents: pa.Table, doc_id: str) -> pa.Table:
+    import pyarrow.compute as pc
+
+    found = documents.filter(pc.equal(documents["doc_id"], doc_id))
     if found.num_rows == 0:
         near = _nearest(manifest, doc_id)
         hint = f"; the nearest is {near[1]!r} of source {near[0]!r}" if near else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from govern.audit.report_file import Report
+from govern.forget import lookup
 from govern.forget.plan import Plan
-from manifests import Manifest, open_manifest, queries
+from manifests import Manifest, open_manifest
 from manifests.sequence_id import parse_id
 
 
@@ -37,8 +38,8 @@ def add_forgotten(manifest: Manifest, plan: Plan, reference: str, report: Report
     digest = bytes.fromhex(statement.canonical_sha256())
     when = datetime.fromisoformat(statement.predicate.request.executed_at)
     today = {parse_id(a.alias_id): parse_id(a.sequence_id) for a in plan.aliases}
-    ids = sorted(set(queries.resolve(current, [today.get(i, i) for i in plan.ids]).values()))
-    signatures = _signatures(current, ids)
+    ids = sorted(set(lookup.resolve(current, [today.get(i, i) for i in plan.ids]).values()))
+    signatures = lookup.signatures_of(current, ids)
     rows = pa.Table.from_pylist(
         [
             {
@@ -53,15 +54,3 @@ def add_forgotten(manifest: Manifest, plan: Plan, reference: str, report: Report
         schema=TOMBSTONES,
     )
     return add_tombstones(manifest.path, rows)
-
-
-def _signatures(manifest: Manifest, ids: list[int]) -> dict[int, bytes]:
-    """The signature of each sequence's representative."""
-    with manifest.connect() as connection:
-        found = connection.execute(
-            "SELECT s.sequence_id, g.signature FROM sequences s JOIN signatures g "
-            "ON g.source = s.representative_source AND g.doc_id = s.representative_doc_id "
-            "WHERE s.sequence_id IN (SELECT unnest(?::BIGINT[]))",
-            [ids],
-        ).fetchall()
-    return {int(sequence_id): bytes(signature) for sequence_id, signature in found}
