@@ -8,30 +8,20 @@ sends SIGKILL at a moment of time, wherever the child is then.
 from __future__ import annotations
 
 import builtins
+import functools
 import os
-import shutil
 import signal
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-OPERATIONS = [
-    (os, "replace"),
-    (os, "rename"),
-    (os, "link"),
-    (os, "unlink"),
-    (os, "mkdir"),
-    (os, "rmdir"),
-    (os, "fsync"),
-    (os, "pwrite"),
-    (os, "ftruncate"),
-    (os, "fchmod"),
-    (os, "posix_fallocate"),
-    (shutil, "copyfile"),
-    (shutil, "copymode"),
-    (shutil, "rmtree"),
-]  # fmt: skip  pathlib's methods call those of os
+# What pathlib, shutil and tempfile do ends in these. Not `fsync`: a killed process leaves what it
+# wrote to the kernel, synced or not, so a kill before it shows nothing that the next one does not.
+OPERATIONS = (
+    "replace", "rename", "link", "unlink", "mkdir", "rmdir", "pwrite", "ftruncate",
+    "posix_fallocate", "fchmod", "chmod", "utime",
+)  # fmt: skip
 KILLED, FAILED = 9, 3
 
 
@@ -90,8 +80,8 @@ def _arm(point: int) -> None:
 
         return operation
 
-    for owner, name in OPERATIONS:
-        setattr(owner, name, wrapped(getattr(owner, name)))
+    for name in filter(functools.partial(hasattr, os), OPERATIONS):
+        setattr(os, name, wrapped(getattr(os, name)))
     plain = builtins.open
 
     def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
