@@ -16,9 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 from datasketch import MinHash
 
+from govern.ids.compiled import sketch
 from govern.ids.corpus import ReadOptions, read_corpus
 from govern.ids.minhash import permutations
-from govern.ids.shingle import digests, sketch, text_buffers
+from govern.ids.shingle import digests, text_buffers
 
 RUNS = 5
 PEER_DOCUMENTS = 300

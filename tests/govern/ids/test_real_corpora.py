@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exact
+import numpy as np
 import pytest
 import zstandard
 
-from govern.ids import reference
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.texts import read_texts
@@ -78,30 +80,64 @@ def test_linux_ids_do_not_depend_on_file_order(linux: Manifest, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_licences_against_brute_force(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("corpus", "pattern"),
+    [("scancode_licenses", "licenses.jsonl.zst"), ("linux_docs", "*.jsonl.zst")],
+)
+def test_against_brute_force(
+    tmp_path: Path, record_property: Callable[[str, object], None], corpus: str, pattern: str
+) -> None:
+    files = sorted(folder(corpus).glob(pattern))
+    records = [record for path in files for record in records_of(path)]
+    build_ids(files, tmp_path / "m")
+    manifest = open_manifest(tmp_path / "m")
+    documents = {d["doc_id"]: d for d in documents_of(manifest)}
+    names = sorted(documents)
+    texts = {r["id"]: r["text"] for r in records}
+    sets = [exact.shingles(texts[name]) for name in names]
+    shingles = dict(zip(names, sets, strict=True))
+
+    links = manifest.table("links").to_pylist()
+    for link in links:
+        value = exact.jaccard(shingles[link["doc_id_a"]], shingles[link["doc_id_b"]])
+        assert link["jaccard"] == value >= 0.7
+    representative = {
+        d["sequence_id"]: d["doc_id"] for d in documents.values() if d["is_representative"]
+    }
+    for name, d in documents.items():
+        value = exact.jaccard(shingles[name], shingles[representative[d["sequence_id"]]])
+        assert d["similarity"] == np.float32(value)
+        assert value >= 0.7
+
+    # Exact copies are linked to one of them, so pairs are looked up between distinct texts.
+    text_of = {name: " ".join(exact.words(texts[name])) for name in names}
+    found = {frozenset((text_of[li["doc_id_a"]], text_of[li["doc_id_b"]])) for li in links}
+    truth = [(names[a], names[b], value) for a, b, value in exact.similar_pairs(sets, 0.7)]
+    for least, recall in ((0.8, 0.995), (0.7, 0.98)):
+        pairs = [frozenset((text_of[a], text_of[b])) for a, b, value in truth if value >= least]
+        hits = sum(len(pair) == 1 or pair in found for pair in pairs)
+        record_property(f"pairs at {least}", len(pairs))
+        record_property(f"found at {least}", hits)
+        assert len(pairs) > 500
+        assert hits >= recall * len(pairs)
+
+
+@pytest.mark.slow
+def test_brute_force_agrees_with_the_given_list() -> None:
+    """All pairs of licences from 0.5, as somebody else computed them with words of \\w+."""
     source = folder("scancode_licenses")
     records = records_of(source / "licenses.jsonl.zst")
-    build_ids([source / "licenses.jsonl.zst"], tmp_path / "m")
-    manifest = open_manifest(tmp_path / "m")
-    shingles = {r["id"]: set(reference.shingles(r["text"], 5)) for r in records}
-    # Exact copies are linked to one of them, so pairs are looked up between distinct texts.
-    text_of = {r["id"]: reference.normalised(r["text"]) for r in records}
-    found = set()
-    for link in manifest.table("links").to_pylist():
-        a, b = link["doc_id_a"], link["doc_id_b"]
-        assert link["jaccard"] == reference.jaccard(shingles[a], shingles[b]) >= 0.7
-        found.add(frozenset((text_of[a], text_of[b])))
-    truth = rows_of(source / "exact_jaccard_pairs_ge0.5_licenses.tsv")
-    for least, recall in ((0.8, 0.995), (0.7, 0.98)):
-        # That file splits words by another rule (\w+), so the similarity is ours.
-        pairs = [(p["id_a"], p["id_b"]) for p in truth]
-        pairs = [p for p in pairs if reference.jaccard(*(shingles[i] for i in p)) >= least]
-        assert len(pairs) > 500
-        hits = sum(len({text_of[a], text_of[b]}) == 1
-                   or frozenset((text_of[a], text_of[b])) in found for a, b in pairs)  # fmt: skip
-        assert hits >= recall * len(pairs)
-    documents = manifest.table("documents").to_pylist()
-    representative = {d["sequence_id"]: d["doc_id"] for d in documents if d["is_representative"]}
-    for d in documents:
-        other = shingles[representative[d["sequence_id"]]]
-        assert reference.jaccard(shingles[d["doc_id"]], other) >= 0.7
+    given = {
+        frozenset((p["id_a"], p["id_b"])): float(p["jaccard_word5"])
+        for p in rows_of(source / "exact_jaccard_pairs_ge0.5_licenses.tsv")
+    }
+    pairs = exact.similar_pairs([exact.shingles(r["text"]) for r in records], 0.5)
+    ours = {frozenset((records[a]["id"], records[b]["id"])): value for a, b, value in pairs}
+    assert len(given.keys() & ours.keys()) >= 0.98 * len(given)
+    assert sum(abs(ours[p] - given[p]) < 0.02 for p in given.keys() & ours.keys()) > 4000
+
+
+def documents_of(manifest: Manifest) -> list[dict[str, Any]]:
+    columns = ["doc_id", "sequence_id", "is_representative", "similarity"]
+    rows: list[dict[str, Any]] = manifest.table("documents", columns).to_pylist()
+    return rows

@@ -7,6 +7,7 @@ import itertools
 import unicodedata
 from types import ModuleType
 
+import exact
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -130,3 +131,9 @@ def test_banding_reaches_its_recall() -> None:
         assert chosen.bands * chosen.rows <= 128
     with pytest.raises(InputError, match="raise the threshold"):
         choose_banding(0.1, 16)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_the_rule_as_documented_gives_the_same_words(text: str) -> None:
+    assert exact.words(text) == reference.words(text)
