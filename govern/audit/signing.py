@@ -159,6 +159,15 @@ def load_private_key(path: Path, *, passphrase: bytes | None = None) -> PrivateK
     return _private(key)
 
 
+def is_encrypted(path: Path) -> bool:
+    """Whether a private key needs a passphrase (RFC 7468 section 11 names such a PEM file).
+
+    Raises:
+        InputError: Not readable.
+    """
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in _read(path)
+
+
 def load_public_key(path: Path) -> PublicKey:
     """Read a public key from a PEM file.
 

@@ -36,21 +36,10 @@ def audit() -> None:
 @click.pass_obj
 def keygen(settings: Settings, out: Path, passphrase_env: str | None) -> None:
     """Make an Ed25519 key pair. An existing key is never overwritten."""
-    import os
-
     from govern.audit.signing import generate_keys
-    from manifests.errors import InputError
+    from govern.cli.keys import passphrase_of
 
-    passphrase = None
-    if passphrase_env is not None:
-        if passphrase_env not in os.environ:
-            raise InputError(
-                f"environment variable {passphrase_env}",
-                expected="a passphrase",
-                found="no such variable",
-                remedy="set it, or leave --passphrase-env out",
-            )
-        passphrase = os.environ[passphrase_env].encode()
+    passphrase = None if passphrase_env is None else passphrase_of(passphrase_env)
     keys = generate_keys(out, passphrase=passphrase)
     result = {"key_id": keys.key_id, "private": str(keys.private), "public": str(keys.public)}
     emit(
@@ -118,15 +107,29 @@ def render(settings: Settings, report: Path, out: Path) -> None:
     emit(settings, {"out": str(out), "bytes": len(page.encode())}, lambda: f"wrote {out}")
 
 
-@audit.command(epilog="Example: govern audit log --ledger ledger")
+@audit.command(epilog="Example: govern audit log --ledger ledger --proof 3 --since 2")
 @click.option("--ledger", required=True, type=_PATH, help="The ledger directory.")
+@click.option(
+    "--proof", type=int, metavar="ENTRY", help="Also prove that this entry is in the newest tree."
+)
+@click.option(
+    "--since",
+    type=int,
+    metavar="SIZE",
+    help="Also prove that the tree of this size is a beginning of the newest.",
+)
 @click.pass_obj
-def log(settings: Settings, ledger: Path) -> None:
+def log(settings: Settings, ledger: Path, proof: int | None, since: int | None) -> None:
     """List the entries of a ledger and its signed tree head; exits 3 if it was altered."""
     from govern.audit.ledger import read_ledger
+    from govern.audit.log import prove_consistency, prove_inclusion
 
     opened = read_ledger(ledger)
     result = _log_result(opened)
+    if proof is not None:
+        result["inclusion"] = prove_inclusion(opened, proof).to_dict()
+    if since is not None:
+        result["consistency"] = prove_consistency(opened, since).to_dict()
     emit(settings, result, lambda: _log_text(result))
 
 
@@ -143,29 +146,13 @@ def _verification_text(found: Verification) -> str:
 
 
 def _log_result(ledger: Ledger) -> dict[str, Any]:
-    from govern.audit.ledger import parse_head
-    from govern.audit.opened import statement_of
+    from govern.audit.log import log_entries, newest_head
 
-    entries = []
-    for index, entry in enumerate(ledger.entries):
-        statement = statement_of(entry)
-        predicate = statement.predicate
-        entries.append(
-            {
-                "index": index,
-                "reference": predicate.request.reference,
-                "executed_at": predicate.request.executed_at,
-                "verdict": predicate.verdict.result,
-                "sequence_ids": len(predicate.selection.sequence_ids),
-                "outstanding": sum(item.state == "open" for item in predicate.outstanding),
-                "statement_sha256": statement.canonical_sha256(),
-            }
-        )
-    head = None
-    if ledger.heads:
-        parsed = parse_head(ledger.heads[-1], "tree head")
+    newest, head = newest_head(ledger), None
+    if newest is not None:
         signed = [signature.keyid for signature in ledger.heads[-1].signatures]
-        head = {**parsed.to_dict(), "signed_by": signed}
+        head = {**newest.to_dict(), "signed_by": signed}
+    entries = [entry.to_dict() for entry in log_entries(ledger)]
     return {"entries": entries, "tree_head": head, "pending": ledger.pending is not None}
 
 
@@ -185,7 +172,29 @@ def _log_text(result: dict[str, Any]) -> str:
         ]
     if result["pending"]:
         lines.append("one entry is pending: its writer was interrupted; the next append commits it")
+    lines += _proof_text(result)
     return "\n".join(lines)
+
+
+def _proof_text(result: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if proof := result.get("inclusion"):
+        lines += [
+            "",
+            f"inclusion of entry {proof['entry_index']} in the tree of {proof['tree_size']}",
+            f"           leaf {proof['leaf']}",
+            *(f"           path {node}" for node in proof["path"]),
+            f"           root {proof['root']}",
+        ]
+    if proof := result.get("consistency"):
+        lines += [
+            "",
+            f"consistency of the tree of {proof['old_size']} with that of {proof['tree_size']}",
+            f"           from {proof['old_root']}",
+            *(f"           path {node}" for node in proof["path"]),
+            f"           root {proof['root']}",
+        ]
+    return lines
 
 
 def _one_line(text: str, limit: int = 300) -> str:

@@ -38,7 +38,8 @@ class _Options:
     plan_file: Path | None
     request: str | None
     reason: str | None
-    key: Path | None
+    key: tuple[Path, ...]
+    passphrase_env: tuple[str, ...]
     max_collateral: float
     report: Path | None
     ledger: Path | None
@@ -76,7 +77,18 @@ class _Options:
 )
 @click.option("--request", metavar="REF", help="Your reference of the request.")
 @click.option("--reason", metavar="TEXT", help="Legal basis or reason; must not name a person.")
-@click.option("--key", type=_PATH, help="Private key that signs report and ledger.")
+@click.option(
+    "--key",
+    type=_PATH,
+    multiple=True,
+    help="Private key that signs report and ledger; repeat it for an approver.",
+)
+@click.option(
+    "--passphrase-env",
+    metavar="NAME",
+    multiple=True,
+    help="Environment variable with the passphrase of an encrypted --key; may be repeated.",
+)
 @click.option(
     "--max-collateral",
     type=click.FloatRange(0, 1),
@@ -188,11 +200,12 @@ def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
 
 
 def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
+    from govern.cli.keys import load_keys
     from govern.forget.execute import forget as execute
     from govern.forget.plan_file import read_plan_file
     from manifests.errors import InputError
 
-    if options.key is None:
+    if not options.key:
         raise InputError(
             "--key",
             expected="a private key to sign the report",
@@ -207,7 +220,7 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
         approved.asked if approved else _request(options),
         out=options.out,
         in_place=options.in_place,
-        key=options.key,
+        key=load_keys(options.key, options.passphrase_env),
         ledger=options.ledger,
         report_dir=options.report,
         max_collateral=options.max_collateral,

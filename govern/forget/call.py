@@ -56,7 +56,7 @@ class Call:
     run: RunView
     manifest: Manifest
     out: Path | None
-    key: PrivateKey
+    keys: tuple[PrivateKey, ...]
     ledger: Path
     report_dir: Path
     max_collateral: float

@@ -16,6 +16,7 @@ So a report exists only for an erase that was completed and verified, and there 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,7 +87,7 @@ def forget(
     *,
     out: Path | str | None = None,
     in_place: bool = False,
-    key: Path | str | PrivateKey,
+    key: Path | str | PrivateKey | Sequence[Path | str | PrivateKey],
     ledger: Path | str | None = None,
     report_dir: Path | str | None = None,
     max_collateral: float = 0.0,
@@ -102,7 +103,8 @@ def forget(
         request: What is to be forgotten.
         out: A directory that does not exist yet, for the erased copy.
         in_place: Erase `run` itself instead; nothing can undo it.
-        key: Ed25519 private key that signs report and ledger.
+        key: Ed25519 private key that signs report and ledger; of several each signs the statement,
+            for instance an operator and an approver, and the first signs the ledger.
         ledger: The ledger directory; by default `ledger` beside the run.
         report_dir: For REPORT.json and REPORT.html; by default beside the erased run, named after
             the request's reference.
@@ -132,7 +134,7 @@ def forget(
         run=view,
         manifest=opened,
         out=target,
-        key=key if isinstance(key, PrivateKey) else load_private_key(Path(key)),
+        keys=_private_keys(key),
         ledger=Path(ledger) if ledger else view.path.parent / "ledger",
         report_dir=Path(report_dir) if report_dir else default_report_dir(home, request.reference),
         max_collateral=approved.plan.collateral.max_allowed if approved else max_collateral,
@@ -162,13 +164,29 @@ def _forget(call: Call) -> ForgetOutcome:
         job = _begin(call, plan)
     signed = call.pending.signed() or _erase_and_sign(call, job)
     envelope, disclosure = signed
-    report = issue(envelope, disclosure, keys=[call.key], ledger=call.ledger, time=_now())
+    if {signature.keyid for signature in envelope.signatures} != {
+        k.public.key_id for k in call.keys
+    }:
+        raise bad_call("--key", "the keys that signed this statement already", "other ones")
+    report = issue(envelope, disclosure, keys=call.keys, ledger=call.ledger, time=_now())
     add_forgotten(call.manifest, job.plan, call.request.reference, report)
     write_report(report, call.report_dir / REPORT)
     atomic_write(call.report_dir / PAGE, render_report(report).encode())
     settle(call.result)
     call.pending.end()
     return _outcome(call, job.plan, report.statement().predicate)
+
+
+def _private_keys(
+    given: Path | str | PrivateKey | Sequence[Path | str | PrivateKey],
+) -> tuple[PrivateKey, ...]:
+    """The keys, each once: nobody can be operator and approver with one key."""
+    several = [given] if isinstance(given, (str, Path, PrivateKey)) else list(given)
+    keys = [key if isinstance(key, PrivateKey) else load_private_key(Path(key)) for key in several]
+    if not keys or len({key.public.key_id for key in keys}) < len(keys):
+        found = "the same key twice" if keys else "none"
+        raise bad_call("--key", "one key, or several different ones", found)
+    return tuple(keys)
 
 
 def _plan(call: Call) -> Plan:
@@ -223,7 +241,7 @@ def _erase_and_sign(call: Call, job: Job) -> tuple[Envelope, Disclosure]:
         measurements = call.measurer.after(call.result, wanted, call.pending.before())
     erased = _evidence(call, job, receipt, checks, measurements)
     disclosure = make_disclosure(erased)
-    envelope = sign_statement(make_statement(erased, disclosure), [call.key])
+    envelope = sign_statement(make_statement(erased, disclosure), call.keys)
     call.pending.keep_signed(envelope, disclosure)
     return envelope, disclosure
 
@@ -245,7 +263,7 @@ def _evidence(
         checks=checks,
         measurements=measurements,
         operator=call.operator,
-        key_ids=(call.key.public.key_id,),
+        key_ids=tuple(key.public.key_id for key in call.keys),
         executed_at=_now(),
     )
 
