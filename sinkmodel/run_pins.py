@@ -1,9 +1,9 @@
 """Pins: how a run looked at some time, so that nobody builds on it unnoticed once it changed.
 
-Read cheaply, since a plan must not cost what the model weighs: small files and the sink map in
-full, banks by header and stored Merkle root, everything else by size and time of change. That a
-bank's bytes fit its stored root is for the erase (the blocks it touches) and `govern audit verify`
-(all of them) to show.
+Read cheaply, since a plan must not cost what the model weighs: small files and the list of what was
+forgotten in full, banks by header and stored Merkle root, everything else by size and time of
+change. That a bank's bytes fit its stored root is for the erase (the blocks it touches) and `govern
+audit verify` (all of them) to show.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from manifests.files import sha256_file
 from sinkmodel import run_files
 from sinkmodel.bank_format import bank_digest, header_bytes, open_banks
 from sinkmodel.bank_tree import leaves_path, open_tree
-from sinkmodel.erase_files import READ_BELOW_BYTES, SINK_MAP
+from sinkmodel.erase_files import READ_BELOW_BYTES
+from sinkmodel.forgotten import FORGOTTEN_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def pin_files(run: Path) -> tuple[FilePin, ...]:
 
 def _pin(run: Path, name: str, digest: str | None) -> FilePin:
     status = (run / name).stat()
-    if digest is None and (status.st_size < READ_BELOW_BYTES or name == SINK_MAP):
+    if digest is None and (status.st_size < READ_BELOW_BYTES or name == FORGOTTEN_FILE):
         whole = sha256_file(run / name)
         return FilePin(name=name, size=status.st_size, digest=whole, mtime_ns=None)
     return FilePin(name=name, size=status.st_size, digest=digest, mtime_ns=status.st_mtime_ns)
