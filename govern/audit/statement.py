@@ -91,6 +91,16 @@ class SelectedDocument(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuotedIn(Record):
+    """A document outside the request that has a share (0 to 1) of a forgotten text's shingles."""
+
+    document_hmac: Sha256
+    sequence_id: SequenceId
+    quotes: SequenceId
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Declined(Record):
     """A candidate that was not forgotten, and why."""
 
@@ -100,7 +110,11 @@ class Declined(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Record):
-    """What the request selected, closed over duplicates and aliases."""
+    """What the request selected, closed over duplicates and aliases.
+
+    `quoted_in` are sequences that quote a forgotten text and are not covered, one document of each;
+    it is left out where nobody looked for any.
+    """
 
     kind: Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
     query_hmac: Sha256
@@ -110,6 +124,7 @@ class Selection(Record):
     aliases: tuple[Alias, ...] = ()
     documents: tuple[SelectedDocument, ...]
     declined: tuple[Declined, ...] = ()
+    quoted_in: tuple[QuotedIn, ...] | None = field(default=None, metadata={"omit": True})
 
 
 # --- mechanism and blocks ------------------------------------------------------------------------

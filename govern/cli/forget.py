@@ -30,6 +30,7 @@ class _Options:
     where: str | None
     text_file: tuple[Path, ...]
     min_similarity: float | None
+    skip_quoted: bool
     all_sinks: bool
     from_plan: Path | None
     out: Path | None
@@ -63,6 +64,11 @@ class _Options:
     type=click.FloatRange(0, 1, min_open=True),
     metavar="J",
     help="With --text-file: also documents of this Jaccard similarity or more.",
+)
+@click.option(
+    "--skip-quoted",
+    is_flag=True,
+    help="Do not look for other sequences that quote the chosen ones; it reads all shingle sets.",
 )
 @click.option("--all-sinks", is_flag=True, help="Everything that owns sinks.")
 @click.option("--from-plan", type=_PATH, metavar="PLAN", help="Execute what --plan-file wrote.")
@@ -141,7 +147,7 @@ def _require_usable(ctx: click.Context, options: _Options) -> None:
     if options.min_similarity is not None and not options.text_file:
         raise click.UsageError("--min-similarity goes with --text-file.", ctx)
     if options.from_plan:
-        fixed = ("plan", "request", "reason", "max_collateral")
+        fixed = ("plan", "request", "reason", "max_collateral", "skip_quoted")
         for name in fixed:
             if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
                 flag = name.replace("_", "-")
@@ -245,6 +251,7 @@ def _request(options: _Options) -> ForgetRequest:
         reference=options.request or "plan",
         reason=options.reason or "plan",
         min_similarity=options.min_similarity,
+        quotations=not options.skip_quoted,
     )
 
 

@@ -5,6 +5,7 @@
     selection       request -> documents and sequence IDs, closed over duplicates and aliases
     lookup          rows of a large manifest by sequence ID, read sparingly
     text_file       which documents of a manifest hold a given text
+    quoting         other sequences that quote the selected ones, and are not covered
     plan            selection + sink map -> blocks, and what other IDs would lose (pure)
     estimate        what the erase of a plan will read and write
     plan_file       a plan that is approved now and executed later

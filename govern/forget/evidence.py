@@ -33,6 +33,7 @@ from govern.audit.statement import (
     OptimizerState,
     Outstanding,
     Predicate,
+    QuotedIn,
     Request,
     SelectedDocument,
     Selection,
@@ -48,6 +49,7 @@ from govern.audit.verdict import decide
 from govern.forget.measuring import Measurements
 from govern.forget.pending import Job
 from govern.forget.plan import Plan
+from govern.forget.quoting import QUOTED_FROM
 from govern.forget.request import ForgetRequest
 from manifests.sequence_id import format_id
 from sinkmodel.erase import Check, EraseReceipt
@@ -133,17 +135,20 @@ class Erased:
 
 def make_disclosure(erased: Erased) -> Disclosure:
     """The names behind the keyed hashes of `make_statement`."""
+    plan = erased.plan
+    names = [(document.source, document.doc_id) for document in plan.documents]
+    names += [(item.source, item.doc_id) for item in plan.quotations or ()]
     return Disclosure(
         key=erased.job.key,
-        query=erased.plan.query,
+        query=plan.query,
         requester=erased.request.requester,
         documents=tuple(
             DisclosedDocument(
-                document_hmac=document_hmac(erased.key, d.source, d.doc_id),
-                source=d.source,
-                doc_id=d.doc_id,
+                document_hmac=document_hmac(erased.key, source, doc_id),
+                source=source,
+                doc_id=doc_id,
             )
-            for d in erased.plan.documents
+            for source, doc_id in names
         ),
     )
 
@@ -223,6 +228,21 @@ def _selection(erased: Erased) -> Selection:
             for d in plan.documents
         ),
         declined=tuple(Declined(sequence_id=i, why=why) for ids, why in declined for i in ids),
+        quoted_in=_quoted_in(erased),
+    )
+
+
+def _quoted_in(erased: Erased) -> tuple[QuotedIn, ...] | None:
+    if erased.plan.quotations is None:
+        return None
+    return tuple(
+        QuotedIn(
+            document_hmac=document_hmac(erased.key, item.source, item.doc_id),
+            sequence_id=item.sequence_id,
+            quotes=item.quotes,
+            share=item.share,
+        )
+        for item in erased.plan.quotations
     )
 
 
@@ -340,11 +360,21 @@ def _limitations(erased: Erased) -> tuple[str, ...]:
             f"{len(erased.plan.without_sinks)} selected sequences have policy shared: nothing was "
             "erased for them, and nothing is claimed."
         )
+    limits.append(_quotation_limit(erased.plan))
     if erased.measurements is None:
         limits.append(_UNMEASURED)
     if any(file.basis != "read" for file in erased.receipt.files):
         limits.append(_NOT_READ)
     return (*limits, *_GENERAL_LIMITS)
+
+
+def _quotation_limit(plan: Plan) -> str:
+    if plan.quotations is None:
+        return "Nobody looked for other sequences that quote what was forgotten."
+    return (
+        f"{len(plan.quotations)} other sequences have at least {QUOTED_FROM:.0%} of the shingles "
+        "of a forgotten text: they were not erased. Shorter quotations were not looked for."
+    )
 
 
 def _outstanding(erased: Erased) -> tuple[Outstanding, ...]:

@@ -128,6 +128,7 @@ def identity_of(
         "reason": request.reason,
         "requester": request.requester,
         "min_similarity": request.min_similarity,
+        "quotations": request.quotations,
         "run": str(run.resolve()),
         "out": None if out is None else str(out.resolve()),
         "approved": approved,

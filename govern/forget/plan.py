@@ -39,6 +39,17 @@ class PlannedDocument(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedQuotation(Record):
+    """A sequence that has a share (0 to 1) of a forgotten text, and is not covered."""
+
+    source: str
+    doc_id: str
+    sequence_id: SequenceId
+    quotes: SequenceId
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedSequence(Record):
     """A sequence to forget: its blocks that nobody else uses, and those that kept IDs use too."""
 
@@ -66,6 +77,7 @@ class Plan(Record):
         collateral: What kept sequences lose.
         layers, block_size, block_bytes: Shape of a block: it spans all layers.
         notes: How documents were found.
+        quotations: Sequences that quote what is forgotten, not covered; None: nobody looked.
     """
 
     kind: Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
@@ -84,6 +96,7 @@ class Plan(Record):
     block_size: Count
     block_bytes: Count
     notes: tuple[str, ...] = ()
+    quotations: tuple[PlannedQuotation, ...] | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -157,6 +170,22 @@ def make_plan(
         block_size=run.block_size,
         block_bytes=run.block_bytes,
         notes=selection.notes,
+        quotations=_quotations(selection),
+    )
+
+
+def _quotations(selection: Selection) -> tuple[PlannedQuotation, ...] | None:
+    if selection.quotations is None:
+        return None
+    return tuple(
+        PlannedQuotation(
+            source=item.source,
+            doc_id=item.doc_id,
+            sequence_id=format_id(item.sequence_id),
+            quotes=format_id(item.quotes),
+            share=item.share,
+        )
+        for item in selection.quotations
     )
 
 

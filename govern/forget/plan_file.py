@@ -40,6 +40,7 @@ class PlannedRequest(Record):
     reason: str
     requester: str | None = None
     min_similarity: float | None = None
+    quotations: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from govern.forget.plan import Plan, PlannedDocument
+from govern.forget.quoting import QUOTED_FROM
 
 _SHOWN = 12
 _WIDTH = 72
@@ -19,6 +20,7 @@ def plan_text(plan: Plan) -> str:
             *_zeroed(plan),
             *_collateral(plan),
             *_not_erased(plan),
+            *_quoted(plan),
         ]
     )
 
@@ -92,6 +94,24 @@ def _not_erased(plan: Plan) -> Iterable[str]:
     if plan.not_trained:
         yield f"Untrained  {len(plan.not_trained)} selected IDs were never trained into this run"
     yield from _documents(plan.other_documents)
+
+
+def _quoted(plan: Plan) -> Iterable[str]:
+    if plan.quotations is None:
+        yield "Quoted     nobody looked whether other sequences quote what is forgotten"
+        return
+    if not plan.quotations:
+        yield f"Quoted     in no other sequence by {QUOTED_FROM:.0%} of a text or more"
+        return
+    yield (
+        f"Quoted     {len(plan.quotations)} other sequences have {QUOTED_FROM:.0%} or more of a "
+        "forgotten text: they are not covered"
+    )
+    for item in plan.quotations[:_SHOWN]:
+        name = _plain(f"{item.source}/{item.doc_id}")
+        yield f"    {item.sequence_id}  {item.share:>4.0%} of {item.quotes}  {name}"
+    if len(plan.quotations) > _SHOWN:
+        yield f"    and {len(plan.quotations) - _SHOWN} more"
 
 
 def _plain(text: str) -> str:

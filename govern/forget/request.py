@@ -26,6 +26,7 @@ class ForgetRequest:
         requester: Who asked; appears as a keyed hash only.
         min_similarity: For `text-file`: how similar (Jaccard, above 0 to 1) a document must be;
             None selects the same text only.
+        quotations: Whether to look for sequences that quote what is forgotten.
 
     Raises:
         InputError: A field is empty, too long, or is not text that can be written down.
@@ -37,6 +38,7 @@ class ForgetRequest:
     reason: str
     requester: str | None = None
     min_similarity: float | None = None
+    quotations: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from govern.forget import lookup
+from govern.forget.quoting import Quotation, find_quotations
 from govern.forget.request import ForgetRequest
 from govern.forget.run_view import RunView
 from manifests import Manifest, queries
@@ -71,6 +72,8 @@ class Selection:
         sequence_ids: IDs to forget, ascending, whether or not the run knows them.
         aliases: (ID, the ID that stands for it today) where the two differ.
         notes: What a reader should know of how documents were found.
+        quotations: Sequences that quote a selected one and are not covered; None where nobody
+            looked for any.
     """
 
     request: ForgetRequest
@@ -79,6 +82,7 @@ class Selection:
     sequence_ids: tuple[int, ...]
     aliases: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
+    quotations: tuple[Quotation, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,19 @@ def select(manifest: Manifest, request: ForgetRequest, run: RunView) -> Selectio
         sequence_ids=tuple(ids),
         aliases=tuple((i, history.root(i)) for i in ids if history.root(i) != i),
         notes=tuple(notes),
+        quotations=_quotations(manifest, request, ids, documents),
     )
+
+
+def _quotations(
+    manifest: Manifest,
+    request: ForgetRequest,
+    ids: Collection[int],
+    documents: Iterable[CoveredDocument],
+) -> tuple[Quotation, ...] | None:
+    if not request.quotations or request.kind == "all-sinks":
+        return None
+    return find_quotations(manifest, ids, {document.key for document in documents})
 
 
 def _history(manifest: Manifest, snapshot: int) -> _History:

@@ -160,11 +160,26 @@ def stored_sets(
     return ordered_map(pool, read, wanted(), workers) if pool else map(read, wanted())
 
 
+def all_sets(manifest: Manifest) -> Iterator[tuple[int, ShingleSets]]:
+    """Every stored set, a row group at a time: its first row, and a set for each of its rows.
+
+    Only the first row of a text has a set; that of any other row is empty.
+    """
+    first = 0
+    for path in manifest.files("shingles"):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                column = file.read_row_group(group, columns=["shingles"]).column(0)
+                yield first, _decode(column.combine_chunks(), np.arange(len(column)))
+                first += len(column)
+
+
 def _decode(column: pa.Array, rows: Indices) -> ShingleSets:
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[column.offset :] // 8
     return ShingleSets(
-        values=np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False),
+        # A column of nulls alone has no data at all.
+        values=np.frombuffer(data or b"", dtype="<u8").astype(np.uint64, copy=False),
         begins=offsets[rows],
         sizes=offsets[rows + 1] - offsets[rows],
     )
