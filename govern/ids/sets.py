@@ -165,13 +165,9 @@ def all_sets(manifest: Manifest) -> Iterator[tuple[int, ShingleSets]]:
 
     Only the first row of a text has a set; that of any other row is empty.
     """
-    first = 0
-    for path in manifest.files("shingles"):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                column = file.read_row_group(group, columns=["shingles"]).column(0)
-                yield first, _decode(column.combine_chunks(), np.arange(len(column)))
-                first += len(column)
+    for group in row_groups(manifest, "shingles"):
+        column = group.read("shingles").combine_chunks()
+        yield group.first, _decode(column, np.arange(len(column)))
 
 
 def _decode(column: pa.Array, rows: Indices) -> ShingleSets:
