@@ -52,62 +52,82 @@ def fill_band_keys(signatures, texts, rows, keys):  # type: ignore[no-untyped-de
 
 
 @compiled()
-def _bucket_pairs(order, keys, cap, pivots, pairs):  # type: ignore[no-untyped-def]
+def _bucket_pairs(members, cap, pivots, pairs):  # type: ignore[no-untyped-def]
     """Write each bucket's pairs as (smaller << 32 | larger); with an empty `pairs` only count.
 
-    `order` lists the texts by key, ascending within a key.
+    `members` are (bucket << 32 | text), ascending.
     """
+    low = np.uint64(0xFFFFFFFF)
     written = 0
     begin = 0
-    n = len(order)
+    n = len(members)
     while begin < n:
         end = begin + 1
-        while end < n and keys[order[end]] == keys[order[begin]]:
+        while end < n and members[end] >> _SHIFT == members[begin] >> _SHIFT:
             end += 1
         heads = end - begin if end - begin <= cap else pivots
-        for i in range(begin, begin + heads):
-            for j in range(i + 1, end):
-                if len(pairs):
-                    pairs[written] = np.uint64(order[i]) << _SHIFT | np.uint64(order[j])
-                written += 1
+        if len(pairs):
+            for i in range(begin, begin + heads):
+                for j in range(i + 1, end):
+                    pairs[written] = members[i] << _SHIFT | members[j] & low
+                    written += 1
+        else:
+            written += heads * (end - begin) - heads * (heads + 1) // 2
         begin = end
     return written
 
 
 def band_keys(
     signatures: ChunkedRows, settled: Settled, banding: Banding, path: Path
-) -> npt.NDArray[np.uint64]:
-    """Band keys of every text, uint64 [bands, texts] on disk, in one pass over the signatures."""
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Band keys of every text, in one pass over the signatures.
+
+    Texts stay in the order of their documents, so that the file is written from front to back.
+
+    Returns:
+        uint64 [bands, texts] on disk, and which text each column belongs to, int64 [texts].
+    """
     keys = new_array(path, np.uint64, (banding.bands, len(settled.document_of)))
     stands = np.full(len(settled.text_of), -1, dtype=np.int64)
     stands[settled.document_of] = np.arange(len(settled.document_of))
-    begin = 0
+    begin, at = 0, 0
     for chunk in signatures.chunks:
-        fill_band_keys(chunk, stands[begin : begin + len(chunk)], banding.rows, keys)
+        chosen = stands[begin : begin + len(chunk)] >= 0
+        places = np.where(chosen, np.cumsum(chosen) - 1, -1)
+        block = np.empty((banding.bands, int(chosen.sum())), dtype=np.uint64)
+        fill_band_keys(chunk, places, banding.rows, block)
+        keys[:, at : at + block.shape[1]] = block
         begin += len(chunk)
-    return keys
+        at += block.shape[1]
+    return keys, stands[stands >= 0]
 
 
-def pairs_of_band(keys: npt.NDArray[np.uint64]) -> Pairs:
-    """The candidate pairs of one band, uint64 (smaller text << 32 | larger), by bucket."""
-    keys = np.asarray(keys)
-    order = np.argsort(keys, kind="stable")
+def pairs_of_band(keys: npt.NDArray[np.uint64], texts: npt.NDArray[np.int64]) -> Pairs:
+    """The candidate pairs of one band, uint64 (smaller text << 32 | larger), by bucket.
+
+    Args:
+        keys: uint64 [texts].
+        texts: int64 [texts], the text of each key.
+    """
+    order = np.argsort(keys)
+    ranked = np.asarray(keys)[order]
     # Texts alone in their bucket are most of them: only buckets of two and more go on.
-    ranked = keys[order]
-    same = ranked[1:] == ranked[:-1]
-    crowded = np.zeros(len(order), dtype=bool)
-    crowded[1:] |= same
-    crowded[:-1] |= same
-    order = order[crowded]
-    count = _bucket_pairs(order, keys, BUCKET_CAP, PIVOTS, np.zeros(0, dtype=np.uint64))
+    same = np.zeros(len(order) + 1, dtype=bool)
+    same[1:-1] = ranked[1:] == ranked[:-1]
+    crowded = same[1:] | same[:-1]
+    bucket = np.cumsum(~same[:-1][crowded], dtype=np.uint64)
+    members = bucket << _SHIFT | texts[order[crowded]].astype(np.uint64)
+    members.sort()
+    count = _bucket_pairs(members, BUCKET_CAP, PIVOTS, np.zeros(0, dtype=np.uint64))
     pairs = np.empty(count, dtype=np.uint64)
     if count:
-        _bucket_pairs(order, keys, BUCKET_CAP, PIVOTS, pairs)
+        _bucket_pairs(members, BUCKET_CAP, PIVOTS, pairs)
     return pairs
 
 
 def spill_pairs(
     keys: npt.NDArray[np.uint64],
+    texts: npt.NDArray[np.int64],
     directory: Path,
     pool: ThreadPoolExecutor,
     workers: int,
@@ -116,7 +136,7 @@ def spill_pairs(
     """The candidate pairs of each band, ascending, in a working file for each band."""
 
     def work(band: int) -> Pairs:
-        pairs = pairs_of_band(keys[band])
+        pairs = pairs_of_band(keys[band], texts)
         pairs.sort()
         file = ArrayFile(directory / f"pairs-{band}.u64", np.uint64)
         file.append(pairs)

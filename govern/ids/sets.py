@@ -16,10 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.ingest import Ingested, ordered_map
-from govern.ids.jit import compiled
+from govern.ids.jit import compiled, inlined
 from govern.ids.store import ArrayFile, Indices, new_array, split_rows
 from govern.ids.stored import RowGroup, row_groups
 from manifests.reader import Manifest
+
+_FEW = 24  # hashes of a bucket that are sorted by insertion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +33,51 @@ class ShingleSets:
     sizes: Indices
 
 
+@inlined
+def _sort_hashes(part, out, ends):  # type: ignore[no-untyped-def]
+    """Write hashes sorted. They are spread evenly, so buckets by their top bits hold few each."""
+    bits = 1
+    while bits < 16 and (2 << bits) <= len(part):
+        bits += 1
+    shift = np.uint64(64 - bits)
+    buckets = 1 << bits
+    ends[: buckets + 1] = 0
+    for value in part:
+        ends[np.int64(value >> shift) + 1] += 1
+    for bucket in range(buckets):
+        ends[bucket + 1] += ends[bucket]
+    for value in part:
+        at = np.int64(value >> shift)
+        out[ends[at]] = value
+        ends[at] += 1
+    begin = 0
+    for bucket in range(buckets):
+        end = ends[bucket]
+        if end - begin > _FEW:
+            out[begin:end] = np.sort(out[begin:end])
+        else:
+            for i in range(begin + 1, end):
+                value = out[i]
+                at = i
+                while at > begin and out[at - 1] > value:
+                    out[at] = out[at - 1]
+                    at -= 1
+                out[at] = value
+        begin = end
+
+
 @compiled()
 def _sort_sets(hashes, begins, ends, targets, sets, sizes):  # type: ignore[no-untyped-def]
     """sets[targets[i]:][:sizes[i]] = sorted distinct values of hashes[begins[i]:ends[i]]."""
+    buckets = np.zeros((1 << 16) + 1, dtype=np.int64)
     for i in range(len(begins)):
-        part = np.sort(hashes[begins[i] : ends[i]])
+        length = ends[i] - begins[i]
+        part = sets[targets[i] : targets[i] + length]
+        _sort_hashes(hashes[begins[i] : ends[i]], part, buckets)
         size = 0
-        for k in range(len(part)):
+        for k in range(length):
             if k == 0 or part[k] != part[k - 1]:
-                sets[targets[i] + size] = part[k]
+                part[size] = part[k]
                 size += 1
         sizes[i] = size
 
