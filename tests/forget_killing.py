@@ -185,7 +185,7 @@ def main(base: str, mode: str, how: str, *numbers: str) -> None:
     duckdb.connect = lambda *a, **k: _connect(*a, **{**k, "config": {"threads": 1}})
     command.make_measurer = lambda *_: FakeMeasurer()  # type: ignore[assignment]
     # Compiled once here instead of in every child.
-    govern.audit.report._environment().get_template("report.html.j2")
+    govern.audit.report.environment().get_template("report.html.j2")
     scene = Scene(Path(base), in_place=mode == "in-place")
     result = {"points": 0}
     if how == "operations":

@@ -12,4 +12,5 @@ opened       a report, opened, with what there is to hold it against
 verify       re-checks a report against the files, offline, without torch: verify_record,
              verify_checkpoint, verify_manifest
 report       the HTML page that a person reads
+portfolio    the HTML page over a ledger
 """

@@ -88,7 +88,7 @@ def render_report(report: Report) -> str:
     head: TreeHead = parse_head(report.ledger.tree_head, "report tree head")
     phases = _phases(predicate.verification.metrics)
     page: str = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -180,9 +180,9 @@ def date(utc: str) -> str:
     return f"{int(number)} {_MONTHS[int(month) - 1]} {year}, {clock[:5]} UTC"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 document`, `2 documents`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 document`, `2 documents`, `2 entries`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
 def short(digest: str) -> str:
@@ -268,7 +268,8 @@ def _footnote(rows: list[MetricRow]) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Templates and filters of every page about the audit."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("govern.audit", "templates"),
         autoescape=True,

@@ -118,14 +118,36 @@ def render(settings: Settings, report: Path, out: Path) -> None:
     metavar="SIZE",
     help="Also prove that the tree of this size is a beginning of the newest.",
 )
-@click.pass_obj
-def log(settings: Settings, ledger: Path, proof: int | None, since: int | None) -> None:
+@click.option("--html", type=_PATH, metavar="PAGE", help="Also write the page over the ledger.")
+@click.option(
+    "--reports",
+    type=_PATH,
+    multiple=True,
+    metavar="DIR",
+    help="With --html: look there for reports that the ledger lacks and forgets left unfinished.",
+)
+@click.pass_context
+def log(
+    ctx: click.Context,
+    /,
+    ledger: Path,
+    proof: int | None,
+    since: int | None,
+    html: Path | None,
+    reports: tuple[Path, ...],
+) -> None:
     """List the entries of a ledger and its signed tree head; exits 3 if it was altered."""
     from govern.audit.ledger import read_ledger
     from govern.audit.log import prove_consistency, prove_inclusion
 
+    settings: Settings = ctx.obj
+    if reports and html is None:
+        raise click.UsageError("--reports goes with --html.", ctx)
     opened = read_ledger(ledger)
     result = _log_result(opened)
+    if html is not None:
+        _write_page(opened, html, reports)
+        result["html"] = str(html)
     if proof is not None:
         result["inclusion"] = prove_inclusion(opened, proof).to_dict()
     if since is not None:
@@ -156,6 +178,22 @@ def _log_result(ledger: Ledger) -> dict[str, Any]:
     return {"entries": entries, "tree_head": head, "pending": ledger.pending is not None}
 
 
+def _write_page(ledger: Ledger, page: Path, reports: tuple[Path, ...]) -> None:
+    from govern.audit.portfolio import render_portfolio
+    from manifests.errors import InputError
+    from manifests.files import atomic_write
+
+    for directory in reports:
+        if not directory.is_dir():
+            raise InputError(
+                f"--reports {directory}",
+                expected="a directory",
+                found="a file" if directory.exists() else "nothing",
+                remedy="check the path",
+            )
+    atomic_write(page, render_portfolio(ledger, reports).encode())
+
+
 def _log_text(result: dict[str, Any]) -> str:
     lines = [
         f"{e['index']:>5}  {e['executed_at']}  {e['verdict']:<6}  {e['sequence_ids']:>5} IDs  "
@@ -172,6 +210,8 @@ def _log_text(result: dict[str, Any]) -> str:
         ]
     if result["pending"]:
         lines.append("one entry is pending: its writer was interrupted; the next append commits it")
+    if "html" in result:
+        lines += ["", f"wrote {result['html']}"]
     lines += _proof_text(result)
     return "\n".join(lines)
 

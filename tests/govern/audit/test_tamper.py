@@ -54,7 +54,7 @@ def test_every_flipped_byte_is_found(
         counts[str(path)] = tampering.sweep(kind, path, positions(kind, path), mask)
     for name, count in counts.items():
         record_property(name, count)  # shown by --junitxml=FILE -o junit_family=xunit1
-    least = {"report": 15_000, "run": 9_000, "ledger": 14_000, "manifest": 4_000}
+    least = {"report": 15_000, "run": 8_500, "ledger": 14_000, "manifest": 4_000}
     assert sum(counts.values()) >= least[kind]
 
 
