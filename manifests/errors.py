@@ -13,10 +13,13 @@ what to do, and prints as one line. Programming mistakes stay ordinary Python ex
     ├── LockedError        somebody else is writing there
     ├── StoppedError       a command that was interrupted
     ├── MissingExtraError  an optional dependency that is not installed
+    ├── ManyFaultsError    more than one of these, a line each
     └── IntegrityError     exit 3: a digest, signature or invariant that does not hold
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class GovernError(Exception):
@@ -48,6 +51,21 @@ class GovernError(Exception):
     def _short(self, text: str) -> str:
         """A part of the line: a name may be a megabyte long."""
         return text if len(text) <= self._LONGEST else text[: self._LONGEST - 1] + "…"
+
+
+class ManyFaultsError(GovernError):
+    """Several faults at once, one line each."""
+
+    def __init__(self, faults: Sequence[GovernError]) -> None:
+        self.faults = tuple(faults)
+        first = faults[0]
+        super().__init__(
+            first.what, expected=first.expected, found=first.found, remedy=first.remedy
+        )
+        self.exit_code = max(fault.exit_code for fault in faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)
 
 
 class InputError(GovernError):

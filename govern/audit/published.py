@@ -18,11 +18,13 @@ from govern.audit.statement import Statement
 STATEMENT_SCHEMA = "forget-v1.schema.json"
 REPORT_SCHEMA = "report-v1.schema.json"
 PLAN_SCHEMA = "plan-v1.schema.json"
+REQUEST_SCHEMA = "request-v1.schema.json"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """File name -> JSON Schema (draft 2020-12) of the JSON files that people exchange."""
     from govern.forget.plan_file import PlanFile
+    from govern.forget.request_file import RequestFile
 
     return {
         STATEMENT_SCHEMA: json_schema(
@@ -39,6 +41,11 @@ def schemas() -> dict[str, dict[str, Any]]:
             PlanFile,
             identifier="urn:memsinks-govern:schema:plan:v1",
             title="PLAN.json of a forget operation",
+        ),
+        REQUEST_SCHEMA: json_schema(
+            RequestFile,
+            identifier="urn:memsinks-govern:schema:request:v1",
+            title="A request file: many subjects to forget",
         ),
     }
 

@@ -26,10 +26,21 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubjectRequest(Record):
+    """One subject of many: its own reference and reason, and the sequences that it selected."""
+
+    reference: str
+    reason: str
+    requester: Sha256 | None = None
+    sequence_ids: tuple[SequenceId, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request(Record):
     """What was asked for, by whom (as a keyed hash) and when (UTC).
 
     `plan_sha256` is the digest of the plan file that was approved beforehand, if one was.
+    `subjects` are those of a request file; all were carried out in this one operation.
     """
 
     reference: str
@@ -38,6 +49,7 @@ class Request(Record):
     executed_at: Utc
     requester: Sha256 | None = None
     plan_sha256: Sha256 | None = field(default=None, metadata={"omit": True})
+    subjects: tuple[SubjectRequest, ...] | None = field(default=None, metadata={"omit": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +128,7 @@ class Selection(Record):
     it is left out where nobody looked for any.
     """
 
-    kind: Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
+    kind: Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks", "request-file"]
     query_hmac: Sha256
     manifest: ManifestPin
     matched_rows: Count

@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> Any:
         if "--debug" in arguments:
             raise
         fault = _in_our_form(error)
-        click.echo(f"govern: {fault}", err=True)
+        for line in str(fault).splitlines():
+            click.echo(f"govern: {line}", err=True)
         sys.exit(fault.exit_code)
 
 

@@ -32,6 +32,7 @@ class _Options:
     min_similarity: float | None
     skip_quoted: bool
     all_sinks: bool
+    request_file: Path | None
     from_plan: Path | None
     out: Path | None
     in_place: bool
@@ -71,6 +72,9 @@ class _Options:
     help="Do not look for other sequences that quote the chosen ones; it reads all shingle sets.",
 )
 @click.option("--all-sinks", is_flag=True, help="Everything that owns sinks.")
+@click.option(
+    "--request-file", type=_PATH, metavar="JSON", help="Many subjects, erased in one operation."
+)
 @click.option("--from-plan", type=_PATH, metavar="PLAN", help="Execute what --plan-file wrote.")
 @click.option("--out", type=_PATH, help="Write the erased run there.")
 @click.option("--in-place", is_flag=True, help="Erase RUN itself. There is no undo.")
@@ -141,7 +145,15 @@ def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
 def _require_usable(ctx: click.Context, options: _Options) -> None:
     """Refuse options that contradict each other or lack another one."""
     _require_one(
-        ctx, options, "doc_id", "sequence_id", "where", "text_file", "all_sinks", "from_plan"
+        ctx,
+        options,
+        "doc_id",
+        "sequence_id",
+        "where",
+        "text_file",
+        "all_sinks",
+        "request_file",
+        "from_plan",
     )
     _require_one(ctx, options, "out", "in_place", "plan")
     if options.min_similarity is not None and not options.text_file:
@@ -237,6 +249,7 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
 
 def _request(options: _Options) -> ForgetRequest:
     from govern.forget.request import ForgetRequest, Kind
+    from govern.forget.request_file import read_request_file
 
     chosen: list[tuple[Kind, tuple[str, ...]]] = [
         ("doc-id", options.doc_id),
@@ -245,6 +258,8 @@ def _request(options: _Options) -> ForgetRequest:
         ("text-file", tuple(map(str, options.text_file))),
     ]
     kind, values = next(((k, v) for k, v in chosen if v), ("all-sinks", ()))
+    if options.request_file:
+        kind = "request-file"
     return ForgetRequest(
         kind=kind,
         values=values,
@@ -252,6 +267,7 @@ def _request(options: _Options) -> ForgetRequest:
         reason=options.reason or "plan",
         min_similarity=options.min_similarity,
         quotations=not options.skip_quoted,
+        subjects=read_request_file(options.request_file) if options.request_file else (),
     )
 
 

@@ -1,6 +1,7 @@
 """Forget: from a request to an erased run and a signed report.
 
     request         what is asked for
+    request_file    many subjects in one JSON file
     run_view        the run as planning sees it: its record, sink map and block shape
     selection       request -> documents and sequence IDs, closed over duplicates and aliases
     lookup          rows of a large manifest by sequence ID, read sparingly

@@ -42,6 +42,7 @@ from govern.audit.statement import (
     Statement,
     Structural,
     StructuralCheck,
+    SubjectRequest,
     Verification,
     subjects,
 )
@@ -167,6 +168,7 @@ def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
             executed_at=erased.executed_at,
             requester=None if requester is None else requester_hmac(erased.key, requester),
             plan_sha256=erased.job.approved,
+            subjects=_subjects(erased),
         ),
         operator=_operator(erased),
         selection=_selection(erased),
@@ -180,6 +182,22 @@ def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
         disclosure_sha256=disclosure.canonical_sha256(),
     )
     return Statement(subject=subjects(integrity.files), predicate=predicate)
+
+
+def _subjects(erased: Erased) -> tuple[SubjectRequest, ...] | None:
+    if erased.plan.subjects is None:
+        return None
+    return tuple(
+        SubjectRequest(
+            reference=subject.reference,
+            reason=subject.reason,
+            requester=None
+            if subject.requester is None
+            else requester_hmac(erased.key, subject.requester),
+            sequence_ids=subject.sequence_ids,
+        )
+        for subject in erased.plan.subjects
+    )
 
 
 def _operator(erased: Erased) -> Operator:

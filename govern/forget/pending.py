@@ -129,6 +129,7 @@ def identity_of(
         "requester": request.requester,
         "min_similarity": request.min_similarity,
         "quotations": request.quotations,
+        "subjects": [subject.to_dict() for subject in request.subjects],
         "run": str(run.resolve()),
         "out": None if out is None else str(out.resolve()),
         "approved": approved,

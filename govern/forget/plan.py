@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from govern.audit.records import Count, Record, SequenceId
 from govern.audit.statement import Alias, Collateral, HistogramBin, ManifestPin, ShareLost
+from govern.forget.request import Kind
 from govern.forget.run_view import RunView
 from govern.forget.selection import CoveredDocument, Selection
 from manifests import Manifest
@@ -60,6 +61,16 @@ class PlannedSequence(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedSubject(Record):
+    """A subject of a request file, and the sequences that it selects."""
+
+    reference: str
+    reason: str
+    requester: str | None
+    sequence_ids: tuple[SequenceId, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan(Record):
     """What will be zeroed.
 
@@ -78,9 +89,10 @@ class Plan(Record):
         layers, block_size, block_bytes: Shape of a block: it spans all layers.
         notes: How documents were found.
         quotations: Sequences that quote what is forgotten, not covered; None: nobody looked.
+        subjects: Which sequences each subject of a request file selects; None without one.
     """
 
-    kind: Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
+    kind: Kind
     query: str
     manifest: ManifestPin
     matched_rows: Count
@@ -97,6 +109,7 @@ class Plan(Record):
     block_bytes: Count
     notes: tuple[str, ...] = ()
     quotations: tuple[PlannedQuotation, ...] | None = None
+    subjects: tuple[PlannedSubject, ...] | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -171,6 +184,7 @@ def make_plan(
         block_bytes=run.block_bytes,
         notes=selection.notes,
         quotations=_quotations(selection),
+        subjects=_subjects(selection),
     )
 
 
@@ -186,6 +200,20 @@ def _quotations(selection: Selection) -> tuple[PlannedQuotation, ...] | None:
             share=item.share,
         )
         for item in selection.quotations
+    )
+
+
+def _subjects(selection: Selection) -> tuple[PlannedSubject, ...] | None:
+    if not selection.request.subjects:
+        return None
+    return tuple(
+        PlannedSubject(
+            reference=part.reference,
+            reason=part.reason,
+            requester=part.requester,
+            sequence_ids=tuple(format_id(i) for i in ids),
+        )
+        for part, ids in zip(selection.request.parts, selection.by_part, strict=True)
     )
 
 

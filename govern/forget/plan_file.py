@@ -22,6 +22,7 @@ from typing import Literal
 from govern.audit.records import Count, Record, Sha256, Utc, canonical, malformed, parse_canonical
 from govern.forget.plan import Plan
 from govern.forget.request import ForgetRequest, Kind
+from govern.forget.request_file import Subject
 from manifests import Manifest
 from manifests.errors import CheckpointError, InputError, ManifestError, SelectionError
 from manifests.files import atomic_write
@@ -41,6 +42,7 @@ class PlannedRequest(Record):
     requester: str | None = None
     min_similarity: float | None = None
     quotations: bool = True
+    subjects: tuple[Subject, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,10 @@ def _selection(plan: Plan) -> Iterable[str]:
     yield f"Selection  {_plain(plan.query)}"
     yield f"  {plan.matched_rows} documents named, {count} covered ({copies} of them duplicates)"
     yield from (f"  {_plain(note)}" for note in plan.notes)
+    for subject in (plan.subjects or ())[:_SHOWN]:
+        yield f"    {_plain(subject.reference)}: {len(subject.sequence_ids)} sequence IDs"
+    if plan.subjects and len(plan.subjects) > _SHOWN:
+        yield f"    and {len(plan.subjects) - _SHOWN} more subjects"
     yield from _documents(plan.documents)
     for alias in plan.aliases[:_SHOWN]:
         yield f"  {alias.alias_id} is called {alias.sequence_id} today"

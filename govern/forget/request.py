@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from govern.forget.request_file import Subject
 from manifests.errors import InputError
 
-Kind = Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks"]
+Kind = Literal["doc-id", "sequence-id", "where", "text-file", "all-sinks", "request-file"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _SINGLE = ("where",)
 _MAX_TEXT = 10_000
@@ -27,6 +28,7 @@ class ForgetRequest:
         min_similarity: For `text-file`: how similar (Jaccard, above 0 to 1) a document must be;
             None selects the same text only.
         quotations: Whether to look for sequences that quote what is forgotten.
+        subjects: For `request-file`, and there only: what it asks for.
 
     Raises:
         InputError: A field is empty, too long, or is not text that can be written down.
@@ -39,11 +41,16 @@ class ForgetRequest:
     requester: str | None = None
     min_similarity: float | None = None
     quotations: bool = True
+    subjects: tuple[Subject, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise _bad("selection", f"one of {', '.join(KINDS)}", self.kind)
-        limit = 0 if self.kind == "all-sinks" else 1 if self.kind in _SINGLE else None
+        if bool(self.subjects) != (self.kind == "request-file"):
+            raise _bad(f"selection {self.kind}", "subjects of a request file", "another kind")
+        limit = (
+            0 if self.kind in ("all-sinks", "request-file") else 1 if self.kind in _SINGLE else None
+        )
         if limit is not None and len(self.values) != limit:
             raise _bad(f"selection {self.kind}", f"{limit} values", f"{len(self.values)}")
         if limit is None and not self.values:
@@ -67,7 +74,29 @@ class ForgetRequest:
     def query(self) -> str:
         """The literal query as one line of JSON: kind, the values, and what limits them."""
         limits = [] if self.min_similarity is None else [{"min_similarity": self.min_similarity}]
-        return json.dumps([self.kind, *self.values, *limits], ensure_ascii=False)
+        parts = [self.kind, *self.values, *limits, *(s.to_dict() for s in self.subjects)]
+        return json.dumps(parts, ensure_ascii=False)
+
+    @property
+    def parts(self) -> tuple[ForgetRequest, ...]:
+        """One request for each subject; the request itself where it is no file of many."""
+        return tuple(_of_subject(subject) for subject in self.subjects) or (self,)
+
+
+def _of_subject(subject: Subject) -> ForgetRequest:
+    kinds: dict[str, Kind] = {
+        "doc_ids": "doc-id", "sequence_ids": "sequence-id", "where": "where",
+        "text_files": "text-file",
+    }  # fmt: skip
+    ((name, value),) = subject.selection.to_dict().items()
+    return ForgetRequest(
+        kind=kinds[name],
+        values=(value,) if isinstance(value, str) else tuple(value),
+        reference=subject.reference,
+        reason=subject.reason,
+        requester=subject.requester,
+        min_similarity=subject.min_similarity,
+    )
 
 
 def _check_text(what: str, value: str, limit: int = _MAX_TEXT) -> None:

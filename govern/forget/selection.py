@@ -25,7 +25,7 @@ from govern.forget.quoting import Quotation, find_quotations
 from govern.forget.request import ForgetRequest
 from govern.forget.run_view import RunView
 from manifests import Manifest, queries
-from manifests.errors import SelectionError
+from manifests.errors import GovernError, ManyFaultsError, SelectionError
 from manifests.sequence_id import format_id, parse_id
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Selection:
         notes: What a reader should know of how documents were found.
         quotations: Sequences that quote a selected one and are not covered; None where nobody
             looked for any.
+        by_part: IDs that each of `request.parts` selects.
     """
 
     request: ForgetRequest
@@ -83,6 +84,16 @@ class Selection:
     aliases: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
     quotations: tuple[Quotation, ...] | None = None
+    by_part: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Rows (source, document ID, ID of today) that one part names, and the roots of their IDs."""
+
+    rows: list[tuple[str, str, int]]
+    roots: set[int]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,10 @@ class _History:
             seen.add(sequence_id)
             sequence_id = self.merged[sequence_id]
         return sequence_id
+
+    def merging_into(self, roots: Collection[int]) -> list[int]:
+        """These IDs and all that merge into one of them, ascending."""
+        return sorted({*roots, *(alias for alias in self.merged if self.root(alias) in roots)})
 
     def trained(self, key: Key, today: int) -> int:
         return self.reassigned.get(key, today)
@@ -116,14 +131,11 @@ def select(manifest: Manifest, request: ForgetRequest, run: RunView) -> Selectio
         InputError: A malformed ID or SQL condition, or a text file that cannot be read.
     """
     history = _history(manifest, run.snapshot)
-    requested, given, notes = _requested(manifest, request, run)
-    rows = _rows(requested)
-    roots = {history.root(i) for i in given}
-    for source, doc_id, today in rows:
-        roots |= {history.root(today), history.root(history.trained((source, doc_id), today))}
-    if not roots:
-        raise _nothing(manifest, request)
-    ids = sorted(roots | {alias for alias in history.merged if history.root(alias) in roots})
+    parts = _parts(manifest, request, run, history)
+    rows = list(dict.fromkeys(row for part in parts for row in part.rows))
+    roots = set().union(*(part.roots for part in parts))
+    notes = [note for part in parts for note in part.notes]
+    ids = history.merging_into(roots)
     documents = _covered(manifest, history, ids, roots, run, {(s, d) for s, d, _ in rows})
     return Selection(
         request=request,
@@ -133,6 +145,43 @@ def select(manifest: Manifest, request: ForgetRequest, run: RunView) -> Selectio
         aliases=tuple((i, history.root(i)) for i in ids if history.root(i) != i),
         notes=tuple(notes),
         quotations=_quotations(manifest, request, ids, documents),
+        by_part=tuple(tuple(history.merging_into(part.roots)) for part in parts),
+    )
+
+
+def _parts(
+    manifest: Manifest, request: ForgetRequest, run: RunView, history: _History
+) -> list[_Part]:
+    """What each part of the request names; all faults are found before any is raised."""
+    parts, faults = [], []
+    doc_ids = [v for asked in request.parts if asked.kind == "doc-id" for v in asked.values]
+    by_name = lookup.documents_named(manifest, doc_ids) if doc_ids else None
+    for asked in request.parts:
+        try:
+            table, given, notes = _requested(manifest, asked, run, by_name)
+            rows = _rows(table)
+            roots = {history.root(i) for i in given}
+            for source, doc_id, today in rows:
+                trained = history.trained((source, doc_id), today)
+                roots |= {history.root(today), history.root(trained)}
+            if not roots:
+                raise _nothing(manifest, asked)
+            parts.append(_Part(rows=rows, roots=roots, notes=notes))
+        except GovernError as error:
+            faults.append(_of_subject(asked, error) if request.subjects else error)
+    if len(faults) > 1:
+        raise ManyFaultsError(faults)
+    if faults:
+        raise faults[0]
+    return parts
+
+
+def _of_subject(asked: ForgetRequest, error: GovernError) -> GovernError:
+    return type(error)(
+        f"subject {_short(asked.reference)!r}: {error.what}",
+        expected=error.expected,
+        found=error.found,
+        remedy=error.remedy,
     )
 
 
@@ -199,14 +248,16 @@ def _covered(
 
 
 def _requested(
-    manifest: Manifest, request: ForgetRequest, run: RunView
+    manifest: Manifest, request: ForgetRequest, run: RunView, by_name: pa.Table
 ) -> tuple[pa.Table | None, list[int], list[str]]:
-    """Documents that the request names, IDs that it names, and notes."""
+    """Documents that the request names, IDs that it names, and notes.
+
+    `by_name` has the documents of every document ID that any part asks for.
+    """
     if request.kind == "doc-id":
         import pyarrow as pa
 
-        found = lookup.documents_named(manifest, request.values)
-        named = [_by_doc_id(manifest, found, value) for value in request.values]
+        named = [_by_doc_id(manifest, by_name, value) for value in request.values]
         return pa.concat_tables(named), [], []
     if request.kind == "where":
         return queries.documents_where(manifest, request.values[0]), [], []

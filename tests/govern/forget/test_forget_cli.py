@@ -69,7 +69,9 @@ def test_a_plan_writes_nothing_and_needs_no_key(world: World, run: Run) -> None:
     assert {p: p.stat().st_mtime_ns for p in world.base.rglob("*")} == files
 
 
-SELECTIONS = "--doc-id, --sequence-id, --where, --text-file, --all-sinks, --from-plan"
+SELECTIONS = (
+    "--doc-id, --sequence-id, --where, --text-file, --all-sinks, --request-file, --from-plan"
+)
 
 
 @pytest.mark.parametrize(
