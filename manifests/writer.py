@@ -26,7 +26,12 @@ from manifests.schema import POLICIES, SEQUENCES, TABLES
 ROWS_PER_GROUP = 32_768
 ROWS_PER_FILE = 32 * ROWS_PER_GROUP
 # Changing one row writes its file anew: tables whose rows change have small ones.
-_SMALL_FILES = {"sequences": ROWS_PER_GROUP, "tombstones": ROWS_PER_GROUP // 8}
+_SMALL_FILES = {
+    "documents": 4 * ROWS_PER_GROUP,
+    "links": 4 * ROWS_PER_GROUP,
+    "sequences": ROWS_PER_GROUP,
+    "tombstones": ROWS_PER_GROUP // 8,
+}
 # A set of shingles is as long as its text, and few of them are wanted at a time.
 SETS_PER_GROUP = 1024
 WORK_NAME = ".work"
@@ -34,6 +39,11 @@ WORK_NAME = ".work"
 _BLOOM = ("doc_id", "doc_id_a", "doc_id_b")
 # Random bytes: compressing them costs time and saves nothing.
 _INCOMPRESSIBLE = ("signature", "sha256", "content", "shingles")
+
+
+def rows_per_file(table: str) -> int:
+    """How many rows a file of a table may have."""
+    return _SMALL_FILES.get(table, ROWS_PER_FILE)
 
 
 class TableWriter:
@@ -56,7 +66,7 @@ class TableWriter:
         self._entries: list[FileEntry] = []
         self._temporary = directory / WORK_NAME / f"{table}.parquet"
         self._group = SETS_PER_GROUP if table == "shingles" else ROWS_PER_GROUP
-        self._rows_per_file = _SMALL_FILES.get(table, ROWS_PER_FILE)
+        self._rows_per_file = rows_per_file(table)
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; they are cut into row groups of a fixed size whatever their number."""

@@ -39,6 +39,7 @@ from govern.ids.tables import (
 )
 from govern.ids.union import Union
 from manifests import schema
+from manifests.compact import merge_small_files
 from manifests.reader import Manifest
 from manifests.writer import write_table
 
@@ -122,6 +123,7 @@ def write_addition(
         tables["tombstones"] = write_table(
             directory, "tombstones", pa.concat_tables(stones).sort_by("sequence_id")
         )
+    tables = {name: merge_small_files(directory, name, files) for name, files in tables.items()}
     reassigned = pc.sum(pc.equal(aliases["reason"], "reassigned")).as_py() or 0
     return Amended(tables=tables, reassigned=reassigned, repeated_shared=repeated_shared)
 

@@ -25,7 +25,7 @@ from govern.ids.carry import Carried, carry_ids, find_unrest
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.texts import read_texts
-from manifests import Manifest, open_manifest, queries
+from manifests import Manifest, compact, open_manifest, queries
 from manifests.checks import check_manifest
 from manifests.errors import InputError, LockedError, ManifestError
 from manifests.files import writer_lock
@@ -380,6 +380,29 @@ def test_an_addition_of_nothing_usable_is_refused(tmp_path: Path) -> None:
     build(tmp_path / "m", planted(2, 2))
     with pytest.raises(InputError, match="most often empty_text"):
         add(tmp_path / "m", [{"id": "a", "text": ""}])
+
+
+def test_many_small_additions_leave_few_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "MOST_SMALL", 3)
+    records = windows([(k % 3, k % 11) for k in range(20)])
+    build(tmp_path / "m", records[:8])
+    merged = 0
+    for at in range(8, 20):
+        before = open_manifest(tmp_path / "m").index.tables
+        add(tmp_path / "m", records[at : at + 1])
+        tables = open_manifest(tmp_path / "m").index.tables
+        assert max(len(files) for files in tables.values()) <= 3
+        merged += len(tables["documents"]) < len(before["documents"])
+    assert merged
+    manifest = require_sound(tmp_path / "m")
+    whole = open_manifest(build(tmp_path / "whole", records))
+    assert partition(manifest) == partition(whole)
+    assert text_links(manifest) == text_links(whole)
+    ids = manifest.table("documents", ["doc_id"])["doc_id"].to_pylist()
+    # Row order never changes: it is that of the snapshots.
+    assert ids[8:] == [record["id"] for record in records[8:]]
 
 
 def test_texts_are_numbered_without_gaps(tmp_path: Path) -> None:
