@@ -126,6 +126,13 @@ def build(
     "--manifest", required=True, type=click.Path(path_type=Path), help="The manifest to add to."
 )
 @click.option("--source", help="Source of the new documents.  [default: as in the build]")
+@click.option(
+    "--memory",
+    default="4GB",
+    show_default=True,
+    metavar="SIZE",
+    help="What the pairs being compared may take; each document needs about 250 bytes besides.",
+)
 @click.option("--workers", type=int, help="Threads.  [default: all cores]")
 @click.pass_obj
 def add(
@@ -133,6 +140,7 @@ def add(
     inputs: tuple[str, ...],
     manifest: Path,
     source: str | None,
+    memory: str,
     workers: int | None,
 ) -> None:
     """Add documents to a manifest as a new snapshot.
@@ -146,7 +154,9 @@ def add(
     from govern.ids.add import AddConfig, add_documents
 
     config = AddConfig(
-        source=source, workers=workers if workers is not None else os.cpu_count() or 1
+        source=source,
+        memory=_bytes("--memory", memory),
+        workers=workers if workers is not None else os.cpu_count() or 1,
     )
     with _stoppable("govern ids add", lambda: False), _progress(settings) as bars:
         report = add_documents(inputs, manifest, config, bars)
