@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from synthetic_run import tree_digest
 
 import govern.audit.checkpoint_files as files
 from govern.audit.checkpoint_files import scan_run
+from govern.audit.report_file import read_report
 from govern.forget import execute
 from govern.forget.request import ForgetRequest
 from manifests.errors import IntegrityError
@@ -196,3 +199,26 @@ def test_every_torn_state_of_an_erase_is_recognised(
     assert new != old
     assert {str(state) for state in seen} == {str(new), "under way"}
     assert tree_digest(world.run)
+
+
+def test_a_run_that_shares_every_file_is_not_changed_behind_its_back(here: World, run: Run) -> None:
+    """Each file has two names; whatever the erase in place writes gets bytes of its own first."""
+    twin = here.base / "twin"
+    shutil.copytree(here.run, twin, copy_function=os.link)
+    files = [path for path in twin.rglob("*") if path.is_file()]
+    assert {path.stat().st_nlink for path in files} == {2}
+    before, times = tree_digest(twin), {path: path.stat().st_mtime_ns for path in files}
+    names = ("--doc-id", "licence-0", "--doc-id", "secret", "--doc-id", "poem")
+    code, out, err = run(*BASE, *names, "--in-place", "--yes", *SIGNED)
+    assert code == 0, err
+    assert tree_digest(twin) == before != tree_digest(here.run)
+    assert {path: path.stat().st_mtime_ns for path in files} == times
+    touched = [f.name for f in read_report(here.base / "run-report-R-17" / "REPORT.json")
+               .statement().predicate.integrity.files if f.touched]  # fmt: skip
+    assert {"sinks-00000.safetensors", "sinks-00000.leaves"} <= set(touched)
+    assert {(twin / name).stat().st_nlink for name in touched if (twin / name).exists()} == {1}
+    verify = out.splitlines()[-1].removeprefix("Verify     govern ").split()
+    assert run(*verify)[0] == 0
+    # The twin can be erased by a request of its own afterwards.
+    again = ("forget", "twin", *BASE[2:], *names, "--in-place", "--yes", "--report", "two")
+    assert run(*again, *SIGNED[2:], "--request", "R-18")[0] == 0
