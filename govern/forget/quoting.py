@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests import Manifest
 
-if TYPE_CHECKING:
-    from govern.ids.sets import ShingleSets
-
 # A fifth of a text is a passage, not a phrase.
 QUOTED_FROM = 0.2
 # At least this many table entries for each wanted hash keep false hits below two in a hundred.
 _ENTRIES_PER_HASH = 64
 _LARGEST_TABLE_BITS = 28
+_PAIRS_AT_ONCE = 1 << 22
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
@@ -127,27 +124,43 @@ def _scan(manifest: Manifest, wanted: _Wanted, least: float) -> Iterable[tuple[i
     shift = np.uint64(64 - bits)
     table = np.zeros(1 << bits, dtype=bool)
     table[distinct >> shift] = True
-    fewest = int(np.ceil(least * wanted.sizes.min()))
+    fewest = max(1, int(np.ceil(least * wanted.sizes.min())))
     for first, sets in all_sets(manifest):
         places = np.flatnonzero(table[sets.values >> shift])
-        hit = np.isin(sets.values[places], distinct, assume_unique=False)
-        places = places[hit]
+        places = places[_among(sets.values[places], distinct)]
         rows = np.searchsorted(sets.begins, places, side="right") - 1
-        counts = np.bincount(rows, minlength=len(sets.sizes))
-        for row in np.flatnonzero(counts >= max(1, fewest)):
-            for text, share in _shares(wanted, _set(sets, int(row))):
-                if share >= least:
-                    yield first + int(row), text, share
+        enough = np.bincount(rows, minlength=len(sets.sizes))[rows] >= fewest
+        for row, text, share in _shares(wanted, rows[enough], sets.values[places[enough]]):
+            if share >= least:
+                yield first + row, text, share
 
 
-def _set(sets: ShingleSets, row: int) -> Hashes:
-    return sets.values[sets.begins[row] : sets.begins[row] + sets.sizes[row]]
+def _among(values: Hashes, ascending: Hashes) -> npt.NDArray[np.bool_]:
+    """Which of the values are in an ascending array that is not empty."""
+    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    found: npt.NDArray[np.bool_] = ascending[at] == values
+    return found
 
 
-def _shares(wanted: _Wanted, values: Hashes) -> Iterable[tuple[int, float]]:
-    """Containment of each forgotten text that shares a shingle with this set."""
+def _shares(wanted: _Wanted, rows: Rows, values: Hashes) -> Iterable[tuple[int, int, float]]:
+    """(row, forgotten text, containment) wherever the two share a shingle; `rows` ascend."""
     begins = np.searchsorted(wanted.hashes, values, side="left")
-    ends = np.searchsorted(wanted.hashes, values, side="right")
-    owners = [wanted.owners[b:e] for b, e in zip(begins, ends, strict=True) if e > b]
-    texts, counts = np.unique(np.concatenate(owners), return_counts=True)
-    return zip(texts.tolist(), (counts / wanted.sizes[texts]).tolist(), strict=True)
+    counts = np.searchsorted(wanted.hashes, values, side="right") - begins
+    # A shingle that many forgotten texts have gives many pairs: so many rows at a time as fit.
+    before = np.concatenate([[0], np.cumsum(counts)])
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    batch = before[starts] // _PAIRS_AT_ONCE
+    for some in np.split(starts, np.flatnonzero(np.diff(batch)) + 1):
+        if not len(some):
+            continue
+        end = int(np.searchsorted(rows, rows[some[-1]], side="right"))
+        here = slice(int(some[0]), end)
+        number = counts[here]
+        within = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
+        texts = wanted.owners[np.repeat(begins[here], number) + within]
+        pairs = np.repeat(rows[here], number) * len(wanted.sizes) + texts
+        found, shared = np.unique(pairs, return_counts=True)
+        row, text = np.divmod(found, len(wanted.sizes))
+        yield from zip(
+            row.tolist(), text.tolist(), (shared / wanted.sizes[text]).tolist(), strict=True
+        )
