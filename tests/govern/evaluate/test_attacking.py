@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from evaluate_world import EvaluateWorld
+from page_structure import structure_faults
 
 from govern.cli import cli
 from govern.evaluate import attacking
@@ -137,6 +138,7 @@ def test_the_page_says_attack_budget_and_verdict(
     )
     page = (out / "EVALUATION.html").read_text()
     assert page.count('class="band"') == 2
+    assert structure_faults(page) == []
     assert "A verdict is about this attack at this budget" in page
     assert pq.read_table(out / "attacks.parquet").equals(attacked[0].attacks)
     now = {path.name: sha256_file(path) for path in world.run.iterdir() if path.is_file()}

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from evaluate_world import EvaluateWorld
+from page_structure import structure_faults
 
 from govern.cli import cli
 from govern.evaluate.charts import extracted_share, extraction_chart
@@ -68,6 +69,7 @@ def test_the_page_loads_nothing_and_shows_its_charts(evaluated: Path) -> None:
     page = (evaluated / "EVALUATION.html").read_text()
     assert not re.findall(r"<script|src=|href=|@import|url\(", page)
     assert page.count("<svg") == 3
+    assert structure_faults(page) == []
     assert "Extraction curves" in page
     assert "strict-0" in page
     summary = (evaluated / "summary.md").read_text()
