@@ -89,7 +89,7 @@ def _rows(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    keys = sorted(set(wanted))
+    keys: list[int | str] = sorted(set(wanted))
     parts: list[pa.Table] = []
     for name in manifest.files(table):
         try:

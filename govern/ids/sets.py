@@ -47,9 +47,9 @@ def _sort_hashes(part, out, ends):  # type: ignore[no-untyped-def]
     for bucket in range(buckets):
         ends[bucket + 1] += ends[bucket]
     for value in part:
-        at = np.int64(value >> shift)
-        out[ends[at]] = value
-        ends[at] += 1
+        top = np.int64(value >> shift)
+        out[ends[top]] = value
+        ends[top] += 1
     begin = 0
     for bucket in range(buckets):
         end = ends[bucket]
