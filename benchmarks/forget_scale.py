@@ -4,8 +4,10 @@
 
 Synthesises a run (one bank, its Merkle tree, sink map, record of training) and its manifest (one
 document for each sequence), then runs each step in a process of its own: `govern.forget` as the
-command calls it, without measuring behaviour. Prints seconds, and the largest resident memory of
-the process, imports included. `cp --reflink=auto` and `sha256sum` of the bank are timed beside.
+command calls it, without measuring behaviour. Prints seconds in all and by stage (imports are done
+before and timed apart), and the largest resident memory of the process, imports included, with its
+anonymous part at the end. `cp --reflink=auto` and `sha256sum` of the bank are timed beside.
+With --work, what an earlier call synthesised there is used again.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -141,19 +142,22 @@ def write_run(run: Path, ids: np.ndarray, manifest: Path) -> None:
 
 def forget_step(base: Path, first: int, count: int, out: str | None) -> dict[str, object]:
     """One request; the time is that of the call, imports are done before."""
-    import duckdb  # noqa: F401
+    begin = time.perf_counter()
+    import pyarrow.compute
     import pyarrow.parquet  # noqa: F401
 
-    import sinkmodel.allocation  # noqa: F401
+    import sinkmodel.stored_map  # noqa: F401
     from govern.audit.signing import new_private_key
     from govern.forget import execute
     from govern.forget.request import ForgetRequest
 
+    imports = time.perf_counter() - begin
     marks: list[tuple[str, float]] = []
     for module, name in (
         (execute, "read_run"), (execute, "select"), (execute, "make_plan"),
-        (execute, "erase_locked"), (execute, "verify_erased"), (execute, "issue"),
-        (execute, "add_forgotten"),
+        (execute, "erase_locked"), (execute, "verify_erased"), (execute, "make_statement"),
+        (execute, "sign_statement"), (execute, "issue"), (execute, "add_forgotten"),
+        (execute, "write_report"), (execute, "render_report"),
     ):  # fmt: skip
         _timed(module, name, marks)
     chosen = np.linspace(first, len(sequence_ids(COUNT)) - 1, count).astype(int)
@@ -170,9 +174,10 @@ def forget_step(base: Path, first: int, count: int, out: str | None) -> dict[str
         report_dir=base / f"report-{first}-{out}",
         ledger=base / f"ledger-{first}-{out}",
     )
-    return {"seconds": round(time.perf_counter() - begin, 3)} | {
-        name: round(seconds, 3) for name, seconds in marks
-    }
+    seconds = time.perf_counter() - begin
+    page = sum(value for name, value in marks if name == "render_report")
+    found = {"seconds": seconds, "without_page": seconds - page, "imports": imports}
+    return {name: round(value, 3) for name, value in (found | dict(marks)).items()}
 
 
 def _timed(module: object, name: str, marks: list[tuple[str, float]]) -> None:
@@ -196,6 +201,30 @@ def scan_step(base: Path) -> dict[str, object]:
     return {"seconds": round(time.perf_counter() - begin, 3)}
 
 
+def verify_step(base: Path, report: str, run: str) -> dict[str, object]:
+    """`govern audit verify` of a report, with checkpoint, manifest and ledger."""
+    from govern.audit.verify import verify_report
+
+    begin = time.perf_counter()
+    found = verify_report(
+        base / f"report-{report}" / "REPORT.json",
+        model=base / run,
+        manifest=base / "manifest",
+        ledger=base / f"ledger-{report}",
+    )
+    failed = [f"{check.name}: {check.detail}" for check in found.failed]
+    return {"seconds": round(time.perf_counter() - begin, 3), "failed": failed}
+
+
+def memory() -> str:
+    """Largest resident memory, and what is resident now: own pages, and mapped files."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak, own, mapped = (
+        int(status[name].split()[0]) // 1024 for name in ("VmHWM", "RssAnon", "RssFile")
+    )
+    return f"peak {peak} MiB (at the end {own} own, {mapped} mapped files)"
+
+
 def child(base: Path, *step: str) -> None:
     """Run a step in a process of its own and print its figures."""
     command = [sys.executable, __file__, "--work", str(base), "--blocks", str(COUNT), "--step"]
@@ -210,26 +239,31 @@ def shell(name: str, command: str) -> None:
 
 
 def main(base: Path) -> None:
-    ids = sequence_ids(COUNT)
-    write_manifest(base / "manifest", ids)
-    write_run(base / "run", ids, base / "manifest")
+    if not (base / "run" / "training.json").exists():
+        ids = sequence_ids(COUNT)
+        write_manifest(base / "manifest", ids)
+        write_run(base / "run", ids, base / "manifest")
     bank = base / "run" / "sinks-00000.safetensors"
     print(f"{COUNT} blocks of {BLOCK_BYTES} bytes, bank {bank.stat().st_size:,} bytes, "
-          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    child(base, "forget", "1000", "1")
-    child(base, "forget", "2000", "1")
-    child(base, "forget", "3", "10000")
-    for _ in range(2):
-        child(base, "forget", "5000", "1", "after")
-        shutil.rmtree(base / "after")
-        shutil.rmtree(base / "report-5000-after")
+          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+    # Other sequences at each call: those of an earlier one are forgotten.
+    start = int(time.time()) % (COUNT // 4)
+    for step in range(3):
+        child(base, "forget", str(start + step), "1")
+    child(base, "verify", f"{start + 2}-None", "run")
+    shell("sha256sum", f"sha256sum {bank}")
+    for step in range(3, 5):
         shell("cp --reflink=auto", f"cp --reflink=auto {bank} {base / 'copy'}")
         (base / "copy").unlink()
+        child(base, "forget", str(start + step), "1", "after")
+        shutil.rmtree(base / "after")
         shell("cp, then sync of the copy",
               f"cp --reflink=auto {bank} {base / 'copy'} && sync {base / 'copy'}")  # fmt: skip
         (base / "copy").unlink()
+    child(base, "forget", str(start + 5), "100")
+    child(base, "forget", str(start + 6), "1000")
+    child(base, "forget", str(start + 7), str(min(10_000, COUNT // 100)))
     child(base, "scan")
-    shell("sha256sum", f"sha256sum {bank}")
 
 
 if __name__ == "__main__":
@@ -241,13 +275,13 @@ if __name__ == "__main__":
     COUNT = options.blocks
     if options.step:
         kind, *rest = options.step
-        figures = (
-            scan_step(options.work)
-            if kind == "scan"
-            else forget_step(options.work, int(rest[0]), int(rest[1]), *rest[2:] or [None])
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(figures), f"peak {peak:.0f} MiB")
+        if kind == "scan":
+            figures = scan_step(options.work)
+        elif kind == "verify":
+            figures = verify_step(options.work, *rest)
+        else:
+            figures = forget_step(options.work, int(rest[0]), int(rest[1]), *rest[2:] or [None])
+        print(json.dumps(figures), memory())
     elif options.work:
         main(options.work)
     else:

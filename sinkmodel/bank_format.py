@@ -16,7 +16,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +91,18 @@ class Bank:
         Raises:
             CheckpointError: The file became shorter than its header says.
         """
-        begin, end = self.byte_range(row)
+        return next(self.read_blocks([row]))[1]
+
+    def read_blocks(self, rows: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Each row with the bytes of its block, in the order given; the file is opened once.
+
+        Raises:
+            CheckpointError: The file became shorter than its header says.
+        """
         with open_regular(self.path) as descriptor:
-            return read_exactly(descriptor, self.path, begin, end - begin)
+            for row in rows:
+                begin, end = self.byte_range(row)
+                yield row, read_exactly(descriptor, self.path, begin, end - begin)
 
 
 def _misfit(path: Path, expected: str, found: str) -> CheckpointError:

@@ -117,8 +117,8 @@ def _bank_change(bank: Bank, first_block: int, rows: Sequence[int]) -> BankChang
     with open_tree(bank) as tree:
         root_before = tree.root
         stored = tree.read(0, read)
-        for row in read:
-            if merkle.leaf_hash(bank.read_block(row)) != stored[row]:
+        for row, data in bank.read_blocks(read):
+            if merkle.leaf_hash(data) != stored[row]:
                 raise _misfit(
                     f"block {first_block + row} in {bank.path.name}",
                     f"leaf {stored[row].hex()[:16]}… as stored when it was written",

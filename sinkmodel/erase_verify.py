@@ -125,7 +125,7 @@ def _check_bank(change: BankChange, run: Path) -> Check:
 
 def _blocks_read_again(change: BankChange, bank: Bank, tree: StoredTree) -> list[str]:
     faults = []
-    leaves = {row: merkle.leaf_hash(bank.read_block(row)) for row in change.read}
+    leaves = {row: merkle.leaf_hash(data) for row, data in bank.read_blocks(change.read)}
     if leaves != tree.read(0, change.read):
         faults.append("the stored leaves are not those of the blocks")
     if tree.root_with(leaves).hex() != change.root_after:

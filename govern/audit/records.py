@@ -98,6 +98,11 @@ class Record:
 
     def canonical(self) -> bytes:
         """RFC 8785 canonical JSON of the record."""
+        return self._canonical
+
+    @functools.cached_property
+    def _canonical(self) -> bytes:
+        # Kept: a statement of 10,000 IDs is signed, hashed and written.
         return canonical(self.to_dict())
 
     def canonical_sha256(self) -> str:
@@ -196,6 +201,11 @@ def _omitted(record: Any) -> frozenset[str]:
     return _OMITTED[record]
 
 
+# The form of an annotation is asked for once a value: ten times for each sequence of a statement.
+_origin, _arguments = functools.cache(get_origin), functools.cache(get_args)
+
+
+@functools.cache
 def _optional(annotation: Any) -> Any:
     """X of `X | None`, or None for any other annotation."""
     if get_origin(annotation) not in (Union, types.UnionType):
@@ -207,7 +217,7 @@ def _optional(annotation: Any) -> Any:
 
 def _check(annotation: Any, value: Any, where: str) -> Any:
     """The value in the form that the annotation promises: lists as tuples, floats as floats."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin, arguments = _origin(annotation), _arguments(annotation)
     if inner := _optional(annotation):
         return None if value is None else _check(inner, value, where)
     if origin is tuple:
@@ -270,8 +280,8 @@ def _from_json(annotation: Any, value: Any, where: str) -> Any:
     """Build nested records; everything else is left for the constructor to check."""
     if inner := _optional(annotation):
         return None if value is None else _from_json(inner, value, where)
-    if get_origin(annotation) is tuple and isinstance(value, list):
-        item = get_args(annotation)[0]
+    if _origin(annotation) is tuple and isinstance(value, list):
+        item = _arguments(annotation)[0]
         return tuple(_from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return annotation.from_dict(value, where)

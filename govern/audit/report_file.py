@@ -7,6 +7,7 @@ bound to it: the proof by the entry's hash, the keys by their ids, the disclosur
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Report(Record):
         Raises:
             IntegrityError: Another payload type, or not a statement in canonical JSON.
         """
+        return self._statement
+
+    @functools.cached_property
+    def _statement(self) -> Statement:
         if self.envelope.payloadType != PAYLOAD_TYPE:
             raise malformed("report envelope", PAYLOAD_TYPE, repr(self.envelope.payloadType))
         payload = parse_canonical(

@@ -15,7 +15,7 @@ No later re-clustering can hide trained text: whatever the ID was called then, i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -213,7 +213,7 @@ def _covered(
     manifest: Manifest,
     history: _History,
     ids: Iterable[int],
-    roots: Collection[int],
+    roots: Set[int],
     run: RunView,
     requested: Collection[Key],
 ) -> tuple[CoveredDocument, ...]:
@@ -227,7 +227,7 @@ def _covered(
     for row in rows:
         key, today = (row["source"], row["doc_id"]), row["sequence_id"]
         trained = history.trained(key, today)
-        if not {history.root(today), history.root(trained)} & set(roots):
+        if roots.isdisjoint((history.root(today), history.root(trained))):
             continue  # It left one of these IDs before the run was trained.
         names = (trained, today, by_root.get(history.root(trained)), by_root.get(today))
         found.append(
