@@ -159,6 +159,15 @@ def check_run(run, statement):
         # After an earlier erase the two differ; docs/verify.md, section 6, follows the ledger then.
         same = trained[bank["file"]]["root"] == bank["root_before"]
         check("root of training", same, bank["file"])
+    stated = predicate["mechanism"]["allocation"]["sink_map_sha256"]
+    check("sink map of training", sha256((run / "sink_map.parquet").read_bytes()) == stated)
+    lines = (run / "forgotten.txt").read_text().splitlines(keepends=True)
+    holds = lines == sorted(set(lines)) and all(
+        re.fullmatch("sq-[0-9a-f]{16}\\n", i) for i in lines
+    )
+    check("list of forgotten IDs", holds)
+    missing = {f"{i}\n" for i in predicate["selection"]["sequence_ids"]} - set(lines)
+    check("selected IDs are forgotten", not missing, str(sorted(missing)))
     planned = {b for s in predicate["blocks"]["sequences"] for b in s["exclusive"] + s["shared"]}
     check("erased blocks are zero", planned <= zero, str(sorted(planned - zero)))
 

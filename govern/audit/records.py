@@ -202,7 +202,14 @@ def _omitted(record: Any) -> frozenset[str]:
 
 
 # The form of an annotation is asked for once a value: ten times for each sequence of a statement.
-_origin, _arguments = functools.cache(get_origin), functools.cache(get_args)
+@functools.cache
+def _origin(annotation: Any) -> Any:
+    return get_origin(annotation)
+
+
+@functools.cache
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ nor the memory of that. Where IDs were merged or moved, which is rare, the SQL a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manifests import Manifest, queries
 from manifests.errors import ManifestError
@@ -81,7 +81,7 @@ def documents_named(manifest: Manifest, doc_ids: Iterable[str]) -> pa.Table:
 def _rows(
     manifest: Manifest,
     table: str,
-    wanted: Iterable[int] | Iterable[str],
+    wanted: Iterable[Any],
     columns: Sequence[str],
     key: str = "sequence_id",
 ) -> pa.Table:
