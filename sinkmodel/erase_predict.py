@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from manifests import merkle
 from manifests.errors import CheckpointError, IntegrityError
 from manifests.sequence_id import format_id
@@ -32,7 +34,7 @@ from sinkmodel.forgotten import FORGOTTEN_FILE, encode_forgotten, read_forgotten
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 
 _STATE_INDEX = "blocks"
-_INDEX_BYTES = {"I64": 8, "I32": 4}
+_INDEX_TYPES = {"I64": "<i8", "I32": "<i4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,14 +174,14 @@ def _state_ranges(
     every row of a planned block is zeroed in each of them, whatever the tensor's name, so that no
     further moment estimate is forgotten here.
     """
-    wanted, found = set(blocks), 0
+    wanted, found = np.asarray(blocks, dtype=np.int64), 0
     ranges: Ranges = {}
     bank_names = {f"state/{bank.path.name}" for bank in banks}
     for name in sorted(bank_names & set(names)):
         path = run / name
         tensors = {tensor.name: tensor for tensor in read_header(path)}
         index = tensors.pop(_STATE_INDEX, None)
-        if index is None or index.dtype not in _INDEX_BYTES or len(index.shape) != 1:
+        if index is None or index.dtype not in _INDEX_TYPES or len(index.shape) != 1:
             raise _bad_state(name, f"a tensor {_STATE_INDEX!r} of block indices", "none")
         for tensor in tensors.values():
             if tensor.shape[:1] != index.shape:
@@ -188,9 +190,8 @@ def _state_ranges(
                 )
         with open_regular(path) as descriptor:
             raw = read_exactly(descriptor, path, index.start, index.end - index.start)
-        width = _INDEX_BYTES[index.dtype]
-        held = [int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)]
-        rows = [row for row, block in enumerate(held) if block in wanted]
+        held = np.frombuffer(raw, dtype=_INDEX_TYPES[index.dtype])
+        rows = np.flatnonzero(np.isin(held, wanted)).tolist()
         found += len(rows)
         spans = sorted(tensor.row_range(row) for tensor in tensors.values() for row in rows)
         if spans:
