@@ -162,7 +162,9 @@ def forget_step(base: Path, first: int, count: int, out: str | None) -> dict[str
         _timed(module, name, marks)
     chosen = np.linspace(first, len(sequence_ids(COUNT)) - 1, count).astype(int)
     ids = tuple(format_id(int(i)) for i in sequence_ids(COUNT)[chosen])
-    request = ForgetRequest(kind="sequence-id", values=ids, reference=f"R-{first}", reason="bench")
+    request = ForgetRequest(
+        kind="sequence-id", values=ids, reference=f"R-{first}", reason="bench", quotations=False
+    )
     begin = time.perf_counter()
     execute.forget(
         base / "run",
