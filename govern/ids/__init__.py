@@ -1,5 +1,6 @@
 """Raw corpus to sequence IDs: near-duplicates share one, and every link is kept as evidence.
 
+    inputs        what the user named -> files with their readers
     readers/      files -> records, good and broken
     corpus        records -> Arrow batches of documents and rejects
     codepoints    Unicode tables; reference: the text rule in plain Python

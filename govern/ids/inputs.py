@@ -244,12 +244,13 @@ def _expand_url(url: str) -> Iterator[_Place]:
         is_folder = filesystem.isdir(path)
         paths = sorted(filesystem.find(path) if is_folder else filesystem.glob(path))
         places = list(_url_places(filesystem, paths, path if is_folder else None))
+        named = not is_folder and paths == [path]
     except (OSError, ImportError, ValueError) as error:
         raise _nothing(url, str(error) or type(error).__name__) from None
     if not places:
         raise _nothing(url, "nothing there")
     for place in places:
-        yield place if is_folder or len(places) > 1 else place._replace(uri=url)
+        yield place._replace(uri=url) if named else place
 
 
 def _url_places(filesystem: Any, paths: list[str], folder: str | None) -> Iterator[_Place]:

@@ -20,9 +20,8 @@ _TRAILER = 1024
 def read_pdf(source: Source) -> Iterator[Item]:
     """A PDF is one document, its path is its ID, its span the whole file."""
     try:
-        with quiet("pypdf"), warnings.catch_warnings():
+        with quiet("pypdf"), warnings.catch_warnings(), source.seekable() as file:
             warnings.simplefilter("ignore")
-            file = source.seekable()
             size = file.seek(0, 2)
             text = _text(file, size, source.limit)
     except UnreadableError as error:

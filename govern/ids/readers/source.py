@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TypeAlias
 
@@ -48,15 +49,17 @@ class Source:
         """All decompressed bytes."""
         return read_all(self.pieces(), self.limit)
 
-    def seekable(self) -> IO[bytes]:
+    @contextmanager
+    def seekable(self) -> Iterator[IO[bytes]]:
         """The decompressed file for a library that seeks; a large one lies in a temporary file."""
         if self.compression is None:
-            return self.file
-        spooled = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  the caller reads it
-        for piece in self.pieces():
-            spooled.write(piece)
-        spooled.seek(0)
-        return spooled
+            yield self.file
+            return
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spooled:
+            for piece in self.pieces():
+                spooled.write(piece)
+            spooled.seek(0)
+            yield spooled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,15 +25,15 @@ def read_parquet(source: Source) -> Iterator[Item]:
     """Parquet, some rows at a time."""
     row = 0
     try:
-        parquet = pq.ParquetFile(source.seekable())
-        names = parquet.schema_arrow.names
-        require_field(source.uri, source.fields.text, names)
-        columns = wanted_columns(source.fields, names)
-        for batch in parquet.iter_batches(_rows_at_once(parquet), columns=columns):
-            yield from batch_records(batch, row, source.fields)
-            row += batch.num_rows
-        if row != parquet.metadata.num_rows:
-            raise ValueError(f"{row} rows of {parquet.metadata.num_rows}")
+        with source.seekable() as file, pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            require_field(source.uri, source.fields.text, names)
+            columns = wanted_columns(source.fields, names)
+            for batch in parquet.iter_batches(_rows_at_once(parquet), columns=columns):
+                yield from batch_records(batch, row, source.fields)
+                row += batch.num_rows
+            if row != parquet.metadata.num_rows:
+                raise ValueError(f"{row} rows of {parquet.metadata.num_rows}")
     except _DAMAGE as error:
         yield _damaged(row, error)
 
@@ -49,10 +49,11 @@ def read_arrow(source: Source) -> Iterator[Item]:
     """Arrow IPC, batch by batch as it was written."""
     row = 0
     try:
-        for batch in _arrow_batches(source.seekable()):
-            require_field(source.uri, source.fields.text, batch.schema.names)
-            yield from batch_records(batch, row, source.fields)
-            row += batch.num_rows
+        with source.seekable() as file:
+            for batch in _arrow_batches(file):
+                require_field(source.uri, source.fields.text, batch.schema.names)
+                yield from batch_records(batch, row, source.fields)
+                row += batch.num_rows
     except _DAMAGE as error:
         yield _damaged(row, error)
 
