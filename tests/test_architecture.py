@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,13 +65,16 @@ def test_light_commands_start_without_torch(arguments: list[str]) -> None:
     assert "Usage: govern" in done.stdout
 
 
-def test_help_answers_in_half_a_second() -> None:
-    def seconds() -> float:
-        begin = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "govern", "--help"], check=True, capture_output=True, cwd=ROOT
-        )
-        return time.perf_counter() - begin
-
-    # The best of several: other processes of a shared machine are not this command's fault.
-    assert min(seconds() for _ in range(5)) < 0.5
+def test_help_imports_click_and_nothing_else_of_others() -> None:
+    """A fifth of a second, which a shared machine cannot be held to: what it loads can be held."""
+    code = (
+        "import sys\n"
+        "before = {name.split('.')[0] for name in sys.modules}\n"
+        "from govern.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "loaded = {name.split('.')[0] for name in sys.modules} - before\n"
+        "print(sorted(loaded - sys.stdlib_module_names), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "['click', 'govern', 'manifests']\n"
