@@ -28,7 +28,7 @@ ROWS_PER_FILE = 32 * ROWS_PER_GROUP
 # Changing one row writes its file anew: tables whose rows change have small ones.
 _SMALL_FILES = {
     "documents": 4 * ROWS_PER_GROUP,
-    "links": 4 * ROWS_PER_GROUP,
+    "links": 2 * ROWS_PER_GROUP,
     "sequences": ROWS_PER_GROUP,
     "tombstones": ROWS_PER_GROUP // 8,
 }

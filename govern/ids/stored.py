@@ -89,8 +89,8 @@ def load_links(manifest: Manifest, pool: ThreadPoolExecutor) -> StoredLinks:
     """The links between texts; those between copies of one text are left out."""
 
     def read(path: str) -> pa.Table:
-        columns = ["text_a", "text_b", "jaccard"]
-        return pq.read_table(path, columns=columns, partitioning=None, memory_map=True)
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            return file.read(columns=["text_a", "text_b", "jaccard"], use_threads=False)
 
     rows = pa.concat_tables(pool.map(read, manifest.files("links")))
     a, b = (pc.fill_null(rows[name], -1).to_numpy() for name in ("text_a", "text_b"))
