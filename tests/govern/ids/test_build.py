@@ -74,33 +74,6 @@ def test_ids_come_from_the_smallest_content_hash(tmp_path: Path) -> None:
     assert found["c"] == derive(hashes["c"])
 
 
-@pytest.mark.parametrize("variant", ["reversed", "sharded", "one thread", "tiny batches"])
-def test_bytes_do_not_depend_on_how_it_was_read(tmp_path: Path, variant: str) -> None:
-    records = [*planted(), {"id": "f0-0", "text": "a second text with an ID that is taken"}]
-    # The rows and file names are content of the table, so they stay; all else may vary.
-    folder = tmp_path / "corpus"
-    for shard in range(3):
-        write_jsonl(folder / f"{shard}.jsonl", records[shard::3])
-    read: dict[str, Any] = {"source": "s", "keep": ("owner",)}
-    whole = build_ids([folder], tmp_path / "m", BuildConfig(read=ReadOptions(**read), workers=2))
-    assert whole.reject_reasons == {"duplicate_id": 1}
-    shards = sorted(folder.iterdir())
-    inputs: list[Path] = [folder]
-    workers = 2
-    if variant == "reversed":
-        inputs = shards[::-1]
-    elif variant == "sharded":
-        inputs = [shards[1], shards[2], shards[0]]
-    elif variant == "one thread":
-        workers = 1
-    else:
-        read |= {"batch_rows": 3, "batch_bytes": 100}
-    config = BuildConfig(read=ReadOptions(**read), workers=workers)
-    again = build_ids(inputs, tmp_path / "n", config)
-    assert again.digest == whole.digest
-    assert tree_bytes(tmp_path / "m") == tree_bytes(tmp_path / "n")
-
-
 def test_ids_and_evidence_do_not_depend_on_file_order(tmp_path: Path) -> None:
     records = planted()
     build(write_jsonl(tmp_path / "a.jsonl", records), tmp_path / "m")
@@ -223,15 +196,6 @@ def test_pairs_are_merged_in_pieces(runs: list[list[int]], held: int) -> None:
     pieces = list(lsh.merge_pairs([np.array(sorted(r), dtype=np.uint64) for r in runs], held))
     assert np.concatenate([*pieces, []]).tolist() == sorted({pair for run in runs for pair in run})
     assert all(len(piece) for piece in pieces)
-
-
-def test_bytes_do_not_depend_on_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = write_jsonl(tmp_path / "a.jsonl", planted())
-    build(corpus, tmp_path / "m")
-    # So many bytes for a pair that only one fits.
-    monkeypatch.setattr("govern.ids.pipeline._BYTES_PER_PAIR", 4 * 10**9)
-    build(corpus, tmp_path / "n")
-    assert tree_bytes(tmp_path / "m") == tree_bytes(tmp_path / "n")
 
 
 def test_a_family_beyond_the_bucket_cap_stays_one(tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ def test_a_full_disk_keeps_what_was_read(
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "SIGINT":
+        # A shell's background jobs have it ignored.
+        monkeypatch.setattr(signal, "raise_signal", lambda _: signal.default_int_handler(2, None))
+
     def interrupt() -> None:
         signal.raise_signal(getattr(signal, name))
 
