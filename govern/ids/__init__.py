@@ -6,7 +6,8 @@
     codepoints    Unicode tables; reference: the text rule in plain Python
     kernel        the same rule compiled; shingle: a batch of texts -> hashes and signatures
     minhash       permutations and banding, bit-identical to datasketch `affine32`
-    ingest        one pass over the corpus -> parts, as working files (store)
+    ingest        one pass over the corpus -> parts
+    parts         working files of reading, each published once; store: looked up as one
     settle        duplicate IDs, exact duplicates -> distinct texts
     lsh           signatures -> candidate pairs
     sets          shingle hashes -> sorted shingle sets
