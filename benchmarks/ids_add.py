@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from ids_scale import write_corpus
+from planted import write_corpus
 
 from manifests import open_manifest
 

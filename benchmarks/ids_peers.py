@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ids_scale import write_corpus
 from peers.script import THRESHOLD
+from planted import write_corpus
 
 from govern.ids.corpus import ReadOptions, read_corpus
 

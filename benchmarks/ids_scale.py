@@ -1,94 +1,110 @@
-"""Raw JSONL to a manifest on disk, end to end, on a synthetic corpus with planted families.
+"""Raw JSONL to a manifest on disk, end to end, on a corpus with planted families (`planted`).
 
-    python benchmarks/ids_scale.py --documents 1000000 --words 260 --work /tmp/scale
+    python benchmarks/ids_scale.py --documents 1000000 --words 260 --work DIR
 
-Of the documents 10 % are one family of light edits, 5 % exact copies, 10 % light edits and 10 %
-heavy edits of other documents, 5 % fill a template, the rest are alone. Words follow a Zipf law
-over 50,000 word forms. Prints seconds of each stage and the peak resident memory.
+Prints wall and CPU seconds of each stage with the greatest resident memory in it, anonymous memory
+and mapped files apart; then how many of the planted pairs share a sequence ID. A sample of pairs of
+each kind is compared by plain Python sets, and only those at or above the threshold must.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import planted
 
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
+from manifests import open_manifest
 
-FORMS = 50_000
-
-
-def word_forms(random: np.random.Generator) -> np.ndarray:
-    letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
-    weights = np.arange(30, 4, -1, dtype=float)
-    lengths = random.integers(2, 10, FORMS)
-    drawn = random.choice(letters, size=lengths.sum(), p=weights / weights.sum())
-    ends = np.cumsum(lengths)
-    return np.array(
-        ["".join(drawn[e - n : e]) for e, n in zip(ends, lengths, strict=True)], dtype=object
-    )
+_SAMPLE = 2_000
 
 
-def write_corpus(path: Path, documents: int, words: int) -> None:
-    random = np.random.default_rng(7)
-    forms = word_forms(random)
-    weights = 1 / np.arange(1, FORMS + 1)
-    cumulative = np.cumsum(weights / weights.sum())
-
-    def fresh() -> np.ndarray:
-        return np.searchsorted(cumulative, random.random(words))
-
-    giant, template, last = fresh(), fresh(), fresh()
-    with path.open("w") as file:
-        for number in range(documents):
-            kind = random.random()
-            if kind < 0.10:
-                text = edited(giant, 2, random)
-            elif kind < 0.15:
-                text = last
-            elif kind < 0.25:
-                text = edited(last, max(1, words // 100), random)
-            elif kind < 0.35:
-                text = edited(last, max(1, words // 25), random)
-            elif kind < 0.40:
-                text = np.concatenate([template[: words // 2], fresh()[: words // 2]])
-            else:
-                text = last = fresh()
-            line = {"id": f"d{number}", "text": " ".join(forms[np.minimum(text, FORMS - 1)])}
-            file.write(json.dumps(line) + "\n")
-
-
-def edited(text: np.ndarray, edits: int, random: np.random.Generator) -> np.ndarray:
-    changed = text.copy()
-    changed[random.integers(0, len(text), edits)] = random.integers(0, FORMS, edits)
-    return changed
-
-
-class Stopwatch:
-    """Prints the seconds of each stage as the next one begins."""
+class Stopwatch(threading.Thread):
+    """Prints what each stage took as the next one begins."""
 
     def __init__(self) -> None:
-        self.name, self.begin = "", time.perf_counter()
+        super().__init__(daemon=True)
+        self.name_of_stage, self.wall, self.cpu = "", 0.0, 0.0
+        self.peak = {"RssAnon": 0, "RssFile": 0}
+
+    def run(self) -> None:
+        """Look at the resident memory ten times a second."""
+        while True:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in self.peak:
+                    self.peak[name] = max(self.peak[name], int(value.split()[0]))
+            time.sleep(0.1)
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
+        """A stage begins."""
+        del total, unit
         self.end()
-        self.name, self.begin = f"{name} ({total or ''} {unit})", time.perf_counter()
+        self.name_of_stage, self.wall, self.cpu = name, time.perf_counter(), time.process_time()
 
     def advance(self, amount: int) -> None:
         """Nothing."""
 
     def end(self) -> None:
-        if self.name:
-            print(f"  {self.name:40} {time.perf_counter() - self.begin:8.1f} s", flush=True)
+        """The last stage has ended."""
+        if self.name_of_stage:
+            wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+            anonymous, mapped = (self.peak[name] / 1e6 for name in ("RssAnon", "RssFile"))
+            print(
+                f"  {self.name_of_stage:18} wall {wall:7.1f} s  CPU {cpu:7.1f} s  "
+                f"anonymous {anonymous:5.2f} GB  mapped {mapped:5.2f} GB",
+                flush=True,
+            )
+        self.peak = dict.fromkeys(self.peak, 0)
+
+
+def print_truth(manifest: Path, documents: int, words: int, threshold: float) -> None:
+    """How many of a sample of planted pairs share an ID, kind by kind."""
+    rows = open_manifest(manifest).table("documents", ["row", "sequence_id"])
+    ids = np.zeros(documents, dtype=np.int64)
+    ids[rows["row"].to_numpy()] = rows["sequence_id"].to_numpy()
+    order = np.random.default_rng(1).permutation(documents)[: 40 * _SAMPLE]
+    kinds = np.array([planted.kind_of(document) for document in order.tolist()])
+    family, template = (order[kinds == k] for k in (planted.FAMILY, planted.TEMPLATE))
+    for kind, name in enumerate(planted.KINDS[: planted.SINGLE]):
+        some = order[kinds == kind][:_SAMPLE]
+        if kind in (planted.FAMILY, planted.TEMPLATE):
+            others = (family if kind == planted.FAMILY else template)[::-1][: len(some)]
+        else:
+            others = np.array([planted.parent_of(document) for document in some.tolist()])
+        similar = jaccards(some, others, words) >= threshold
+        shared = ids[some] == ids[others]
+        print(
+            f"  {name:9} {len(some)} pairs: {similar.sum()} at or above {threshold}, "
+            f"{(similar & shared).sum()} of them share an ID; {(~similar & shared).sum()} below do"
+        )
+
+
+def jaccards(
+    left: np.ndarray[tuple[int], np.dtype[np.int64]],
+    right: np.ndarray[tuple[int], np.dtype[np.int64]],
+    words: int,
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Exact Jaccard similarity of pairs of documents, by plain Python."""
+    forms = planted.word_forms()
+
+    def sets(documents: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[set[tuple[str, ...]]]:
+        texts = [[forms[i] for i in row] for row in planted.words_of(documents, words).tolist()]
+        return [{tuple(t[i : i + 5]) for i in range(len(t) - 4)} for t in texts]
+
+    pairs = zip(sets(left), sets(right), strict=True)
+    return np.array([len(a & b) / len(a | b) for a, b in pairs])
 
 
 def main() -> None:
+    """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--words", type=int, default=260)
@@ -96,21 +112,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    corpus = options.work / f"corpus-{options.documents}-{options.words}.jsonl"
+    corpus = options.work / f"planted-{options.documents}-{options.words}.jsonl"
     if not corpus.exists():
-        write_corpus(corpus, options.documents, options.words)
+        planted.write_corpus(corpus, options.documents, options.words)
     out = options.work / "manifest"
     shutil.rmtree(out, ignore_errors=True)
     watch = Stopwatch()
-    report = build_ids(
-        [corpus], out, BuildConfig(read=ReadOptions(), workers=options.workers), watch
-    )
+    watch.start()
+    config = BuildConfig(read=ReadOptions(keep=("owner",)), workers=options.workers)
+    report = build_ids([corpus], out, config, watch)
     watch.end()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(f"corpus {corpus.stat().st_size / 1e6:.0f} MB, {report.documents} documents")
     print(f"{report.sequences} sequences, {report.candidates} candidates, {report.links} links")
-    print(f"wall {report.seconds:.1f} s, CPU {usage.ru_utime + usage.ru_stime:.1f} s")
+    print(f"wall {report.seconds:.1f} s, CPU {time.process_time():.1f} s")
     print(f"peak resident memory {usage.ru_maxrss / 1e6:.2f} GB (with mapped files)")
+    print_truth(out, options.documents, options.words, config.threshold)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""How long a manifest takes to answer, beside plain DuckDB over the same rows unsorted.
+
+    python benchmarks/manifest_queries.py MANIFEST --work DIR
+
+"All copies of a document", by its ID and by its sequence ID, and "all documents of an owner with
+their IDs", 20 of each from a warm process: median and 95th percentile. The peer is DuckDB over one
+Parquet file with the same columns in another order, written by DuckDB with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from manifests import open_manifest, queries
+
+_RUNS = 20
+
+
+def milliseconds(ask: Callable[[Any], pa.Table], values: list[Any]) -> str:
+    """Median and 95th percentile of one answer each; the first value only warms up."""
+    ask(values[0])
+    taken = []
+    for value in values:
+        begin = time.perf_counter()
+        rows = ask(value).num_rows
+        taken.append((time.perf_counter() - begin) * 1e3)
+        assert rows, f"nothing found for {value}"
+    return f"{np.percentile(taken, 50):7.1f} / {np.percentile(taken, 95):7.1f} ms"
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    manifest = open_manifest(options.manifest)
+    shuffled = options.work / "unsorted.parquet"
+    peer = duckdb.connect()
+    if not shuffled.exists():
+        peer.sql(
+            f"COPY (SELECT * FROM read_parquet({manifest.files('documents')}) ORDER BY row) "
+            f"TO '{shuffled}' (FORMAT parquet)"
+        )
+    peer.sql(f"CREATE VIEW documents AS SELECT * FROM read_parquet('{shuffled}')")
+    some = peer.sql(
+        "SELECT doc_id, sequence_id, owner FROM documents "
+        f"USING SAMPLE reservoir({_RUNS} ROWS) REPEATABLE (7)"
+    ).to_arrow_table()
+
+    def plain(sql: str) -> Callable[[Any], pa.Table]:
+        return lambda value: peer.sql(sql, params=[value]).to_arrow_table()
+
+    def copies(doc_id: str) -> pa.Table:
+        found = queries.find_document(manifest, doc_id)
+        return queries.documents_of(manifest, found["sequence_id"].to_pylist())
+
+    def owned(owner: str) -> pa.Table:
+        return queries.documents_where(manifest, f"owner = '{owner}'")
+
+    def owned_sql(owner: str) -> pa.Table:
+        sql = f"SELECT source, doc_id, sequence_id FROM documents WHERE owner = '{owner}'"
+        return queries.run_sql(manifest, sql)
+
+    by_id = (
+        "SELECT * FROM documents WHERE sequence_id IN "
+        "(SELECT sequence_id FROM documents WHERE doc_id = ?)"
+    )
+    print(f"{manifest.rows('documents')} documents; median / 95th percentile of {_RUNS}")
+    for name, column, ours, theirs in (
+        ("copies, by document ID", "doc_id", copies, by_id),
+        (
+            "copies, by sequence ID",
+            "sequence_id",
+            lambda i: queries.documents_of(manifest, [i]),
+            "SELECT * FROM documents WHERE sequence_id = ?",
+        ),
+        ("owner, all columns", "owner", owned, "SELECT * FROM documents WHERE owner = ?"),
+        (
+            "owner, names and IDs in SQL",
+            "owner",
+            owned_sql,
+            "SELECT source, doc_id, sequence_id FROM documents WHERE owner = ?",
+        ),
+    ):
+        values = some[column].to_pylist()
+        print(
+            f"  {name:28} manifest {milliseconds(ours, values)}"
+            f"   unsorted {milliseconds(plain(theirs), values)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
