@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from govern.cli.render import Settings, duration, emit, note, progress_bar
+
+if TYPE_CHECKING:
+    from govern.evaluate.evaluating import EvaluateRequest, Evaluation
 
 
 @click.command(
@@ -67,8 +71,7 @@ def evaluate(
     Forgetting is simulated in memory; nothing is written to RUN. Scores are kept in --out, so
     that the same question asked again is answered at once.
     """
-    from govern.evaluate.evaluating import STEPS, EvaluateRequest
-    from govern.evaluate.evaluating import evaluate as measure
+    from govern.evaluate.evaluating import EvaluateRequest
     from govern.evaluate.page import findings
     from govern.evaluate.writing import claim, write_evaluation
     from manifests import open_manifest
@@ -88,8 +91,26 @@ def evaluate(
     )
     cache = claim(out, run)
     note(settings, f"measuring {run} into {out}")
+    evaluation = _measured(settings, request, cache)
+    files = write_evaluation(evaluation, open_manifest(manifest), out)
+    lines = findings(evaluation)
+    result = {
+        "out": str(out),
+        "page": str(files["EVALUATION.html"]),
+        "chosen": dict(evaluation.chosen),
+        "metrics": evaluation.metrics.to_pylist(),
+        "findings": lines,
+    }
+    emit(settings, result, lambda: "\n".join([*lines, "", f"{files['EVALUATION.html']}"]))
+
+
+def _measured(settings: Settings, request: EvaluateRequest, cache: Path) -> Evaluation:
+    """The evaluation, with a bar over its steps and a word on how long attacks take."""
+    from govern.evaluate.evaluating import STEPS
+    from govern.evaluate.evaluating import evaluate as measure
+
+    done, total = 0, STEPS + 2 * (request.reference is not None)
     with progress_bar(settings, "measuring") as bar:
-        done, total = 0, STEPS + 2 * (reference is not None)
 
         def report(step: str) -> None:
             nonlocal done
@@ -102,14 +123,4 @@ def evaluate(
             total += tasks
             note(settings, f"{tasks} attacks; those not done yet take about {duration(seconds)}")
 
-        evaluation = measure(request, cache=cache, report=report, announce=announce)
-    files = write_evaluation(evaluation, open_manifest(manifest), out)
-    lines = findings(evaluation)
-    result = {
-        "out": str(out),
-        "page": str(files["EVALUATION.html"]),
-        "chosen": dict(evaluation.chosen),
-        "metrics": evaluation.metrics.to_pylist(),
-        "findings": lines,
-    }
-    emit(settings, result, lambda: "\n".join([*lines, "", f"{files['EVALUATION.html']}"]))
+        return measure(request, cache=cache, report=report, announce=announce)
