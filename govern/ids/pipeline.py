@@ -28,8 +28,10 @@ from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
 from govern.ids.output import Begun, output
 from govern.ids.parts import PARTS_NAME
+from govern.ids.rules import require_comparable
 from manifests.errors import InputError
 from manifests.index import InputFile, Snapshot
+from manifests.reader import open_manifest
 from manifests.writer import WORK_NAME, commit, make_index
 
 if TYPE_CHECKING:
@@ -166,6 +168,7 @@ def build_ids(
     begin = time.perf_counter()
     config = config or BuildConfig()
     found = find_inputs(inputs, config.read.source)
+    _require_tombstones(config)
     begun = Begun.of(parameters(config), found)
     with output(Path(out), begun, resume=resume, note=note) as directory:
         counts = _build(found, directory, config, progress or Silent())
@@ -177,6 +180,14 @@ def build_ids(
         seconds=time.perf_counter() - begin,
         **counts,
     )
+
+
+def _require_tombstones(config: BuildConfig) -> None:
+    """Refuse manifests whose forgotten texts cannot be recognised, before hours of reading."""
+    for path in config.tombstones:
+        manifest = open_manifest(path)
+        if manifest.table("tombstones", ["sequence_id"]).num_rows:
+            require_comparable(manifest, parameters(config))
 
 
 def parameters(config: BuildConfig) -> dict[str, Any]:

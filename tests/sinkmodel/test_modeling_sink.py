@@ -273,6 +273,7 @@ def test_layout_of_a_saved_model(tmp_path: Path) -> None:
     banks = [f"sinks-{n:05d}.safetensors" for n in range(len(model.sinks.banks))]
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
+        "forgotten.txt",
         "generation_config.json",
         "model-shared.safetensors",
         "model.safetensors.index.json",

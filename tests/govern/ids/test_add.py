@@ -89,17 +89,36 @@ def require_sound(path: Path) -> Manifest:
 CORPORA = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), min_size=2, max_size=26)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(CORPORA, st.data(), st.sampled_from([(128, 16), (3, 1), (4, 2)]))
+SPLITS = given(CORPORA, st.data(), st.sampled_from([(128, 16), (3, 1), (4, 2)]))
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SPLITS
 def test_any_split_gives_the_partition_of_one_build(
     tmp_path_factory: pytest.TempPathFactory,
     spec: list[tuple[int, int]],
     data: st.DataObject,
     rule: tuple[int, int],
 ) -> None:
-    tmp_path = tmp_path_factory.mktemp("split")
+    require_one_partition(tmp_path_factory.mktemp("split"), spec, data, rule)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SPLITS
+def test_many_splits_give_the_partition_of_one_build(
+    tmp_path_factory: pytest.TempPathFactory,
+    spec: list[tuple[int, int]],
+    data: st.DataObject,
+    rule: tuple[int, int],
+) -> None:
+    require_one_partition(tmp_path_factory.mktemp("split"), spec, data, rule)
+
+
+def require_one_partition(
+    tmp_path: Path, spec: list[tuple[int, int]], data: st.DataObject, rule: tuple[int, int]
+) -> None:
+    """Building in parts, cut anywhere, gives what one build gives."""
     records = windows(spec)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(records) - 1), max_size=3)))
     with pytest.MonkeyPatch.context() as patched:
