@@ -1,7 +1,9 @@
 """Kill a forget again and again, look at what is left, let a re-run complete it, verify the result.
 
-    python forget_killing.py BASE (out|in-place) operations FIRST STRIDE
-    python forget_killing.py BASE (out|in-place) signals KILLS
+    python forget_killing.py BASE (out|in-place|also) operations FIRST STRIDE
+    python forget_killing.py BASE (out|in-place|also) signals KILLS
+
+`also` forgets in place in two runs at once, which share every file by hard link.
 
 `operations` ends the process before its n-th operation that changes the disk; `signals` sends a
 real SIGKILL to `govern forget` at moments spread over its whole time and as soon as certain files
@@ -49,13 +51,17 @@ _connect = duckdb.connect
 class Scene:
     """One pristine world, and the copy in which the killing happens."""
 
-    def __init__(self, base: Path, *, in_place: bool) -> None:
+    def __init__(self, base: Path, mode: str) -> None:
         self.pristine, self.now = base / "pristine", base / "now"
-        self.result = self.now / ("run" if in_place else "after")
-        self.report = self.now / "report" / "REPORT.json"
+        names = {"out": ["after"], "in-place": ["run"], "also": ["run", "twin"]}[mode]
+        self.twin = mode == "also"
+        self.results = [self.now / name for name in names]
+        homes = [f"report/{name}" for name in names] if self.twin else ["report"]
+        self.reports = [self.now / home / "REPORT.json" for home in homes]
         self.arguments = [
             "--quiet", *BASE, "--doc-id", "licence-1", "--doc-id", "secret", *SIGNED,
-            *(["--in-place", "--yes"] if in_place else ["--out", "after"]),
+            *(["--out", "after"] if mode == "out" else ["--in-place", "--yes"]),
+            *(["--also", "twin"] if self.twin else []),
             "--ledger", "ledger", "--report", "report",
         ]  # fmt: skip
         self.states: Counter[str] = Counter()
@@ -63,11 +69,13 @@ class Scene:
         self.fresh()
         self.old = tree_digest(self.now / "run")
         self.complete()
-        self.new = tree_digest(self.result)
+        self.new = tree_digest(self.results[0])
 
     def fresh(self) -> None:
         shutil.rmtree(self.now, ignore_errors=True)
         shutil.copytree(self.pristine, self.now)
+        if self.twin:
+            shutil.copytree(self.now / "run", self.now / "twin", copy_function=os.link)
         os.chdir(self.now)
 
     def forget(self) -> None:
@@ -80,17 +88,19 @@ class Scene:
 
     def survived(self) -> None:
         """Count one kill, and hold what it left against the promises."""
-        digest = tree_digest(self.result) if self.result.exists() else self.old
-        state = {self.old: "old", self.new: "new"}.get(digest, "between")
+        digests = [tree_digest(run) if run.exists() else self.old for run in self.results]
+        signed = [(report.parent / ".pending" / "envelope.json").exists() or report.exists()
+                  for report in self.reports]  # fmt: skip
+        recorded = any((self.now / "ledger").rglob("0*.json"))
+        for digest, is_signed in zip(digests, signed, strict=True):
+            assert digest == self.new or not is_signed, "signed before it was erased"
+            assert digest == self.new or not recorded, "recorded before all were erased"
+        state = {(self.old,): "old", (self.new,): "new"}.get(tuple(set(digests)), "between")
         self.kills += 1
         self.states[state] += 1
-        signed = (self.report.parent / ".pending" / "envelope.json").exists()
-        recorded = any((self.now / "ledger").rglob("0*.json"))
-        if signed or recorded or self.report.exists():
-            assert state == "new", "signed before it was erased"
-            self.states["signed"] += 1
+        self.states["signed"] += any(signed) or recorded
         self.states["recorded"] += recorded
-        self.states["reported"] += self.report.exists()
+        self.states["reported"] += self.reports[-1].exists()
 
     def complete(self) -> None:
         """What is there can be read; a re-run completes it; a stranger finds nothing wrong."""
@@ -98,24 +108,27 @@ class Scene:
         def work() -> None:
             if (self.now / "ledger" / "heads").is_dir():
                 read_ledger(self.now / "ledger")
-            if self.report.exists():
-                read_report(self.report)
+            for report in self.reports:
+                if report.exists():
+                    read_report(report)
             self.forget()
-            found = verify_report(
-                self.report, model=self.result, ledger=self.now / "ledger",
-                manifest=self.now / "manifest" if self.kills % WHOLE_EVERY == 0 else None,
-                public_key=self.now / "keys" / "govern-public.pem",
-            )  # fmt: skip
-            assert not found.failed, found.failed
-            assert len(list((self.now / "ledger" / "entries").iterdir())) == 1
+            for report, run in zip(self.reports, self.results, strict=True):
+                found = verify_report(
+                    report, model=run, ledger=self.now / "ledger",
+                    manifest=self.now / "manifest" if self.kills % WHOLE_EVERY == 0 else None,
+                    public_key=self.now / "keys" / "govern-public.pem",
+                )  # fmt: skip
+                assert not found.failed, found.failed
+                assert not (report.parent / ".pending").exists()
+            assert len(list((self.now / "ledger" / "entries").iterdir())) == len(self.results)
             assert open_manifest(self.now / "manifest").rows("tombstones") == 2
-            assert not (self.report.parent / ".pending").exists()
 
         assert not run_killed_at(0, work)
 
     def completed(self) -> None:
         self.complete()
-        assert tree_digest(self.result) == self.new, "completed to something else"
+        for run in self.results:
+            assert tree_digest(run) == self.new, "completed to something else"
 
 
 def operations(scene: Scene, first: int, stride: int) -> int:
@@ -153,9 +166,9 @@ def signals(scene: Scene, kills: int) -> None:
 
 def _triggers(scene: Scene) -> Iterator[Callable[[], bool]]:
     patterns = (
-        "report/.pending/job.json", "run/.erase.json", ".after.erasing/config.json", "after",
-        "report/.pending/envelope.json", "ledger/entries/0*", "ledger/heads/0*",
-        "report/REPORT.json", "report/REPORT.html",
+        "report/**/.pending/job.json", "run/.erase.json", ".after.erasing/config.json", "after",
+        "report/**/.pending/envelope.json", "ledger/entries/0*", "ledger/heads/0*",
+        "report/**/REPORT.json", "report/**/REPORT.html",
     )  # fmt: skip
     while True:
         for pattern in patterns:
@@ -186,7 +199,7 @@ def main(base: str, mode: str, how: str, *numbers: str) -> None:
     command.make_measurer = lambda *_: FakeMeasurer()  # type: ignore[assignment]
     # Compiled once here instead of in every child.
     govern.audit.report.environment().get_template("report.html.j2")
-    scene = Scene(Path(base), in_place=mode == "in-place")
+    scene = Scene(Path(base), mode)
     result = {"points": 0}
     if how == "operations":
         result["points"] = operations(scene, *map(int, numbers))

@@ -34,6 +34,7 @@ class _Options:
     all_sinks: bool
     request_file: Path | None
     from_plan: Path | None
+    also: tuple[Path, ...]
     out: Path | None
     in_place: bool
     plan: bool
@@ -76,6 +77,13 @@ class _Options:
     "--request-file", type=_PATH, metavar="JSON", help="Many subjects, erased in one operation."
 )
 @click.option("--from-plan", type=_PATH, metavar="PLAN", help="Execute what --plan-file wrote.")
+@click.option(
+    "--also",
+    type=_PATH,
+    multiple=True,
+    metavar="RUN",
+    help="Another checkpoint of the same training, for --in-place and --plan; may be repeated.",
+)
 @click.option("--out", type=_PATH, help="Write the erased run there.")
 @click.option("--in-place", is_flag=True, help="Erase RUN itself. There is no undo.")
 @click.option("--plan", is_flag=True, help="Show what would be done; change nothing.")
@@ -106,7 +114,11 @@ class _Options:
     show_default=True,
     help="Share of its sinks that a kept sequence may lose.",
 )
-@click.option("--report", type=_PATH, help="Directory for REPORT.json and REPORT.html.")
+@click.option(
+    "--report",
+    type=_PATH,
+    help="Directory for REPORT.json and REPORT.html; with --also, of a directory for each run.",
+)
 @click.option("--ledger", type=_PATH, help="Ledger directory.  [default: ledger, beside RUN]")
 @click.option(
     "--reference",
@@ -138,7 +150,7 @@ def forget(ctx: click.Context, /, run: Path, **values: Any) -> None:
         _warn_of_no_undo(ctx, settings, run, options)
     outcome = _execute(settings, run, options)
     emit(settings, _as_json(outcome), lambda: _as_text(outcome, options.manifest))
-    if outcome.verdict == "FAILED":
+    if "FAILED" in {one.verdict for one in (outcome, *outcome.also)}:
         ctx.exit(_EXIT_FAILED)
 
 
@@ -156,6 +168,10 @@ def _require_usable(ctx: click.Context, options: _Options) -> None:
         "from_plan",
     )
     _require_one(ctx, options, "out", "in_place", "plan")
+    if options.also:
+        for name in ("out", "from_plan", "plan_file"):
+            if getattr(options, name):
+                raise click.UsageError(f"--also does not go with --{name.replace('_', '-')}.", ctx)
     if options.min_similarity is not None and not options.text_file:
         raise click.UsageError("--min-similarity goes with --text-file.", ctx)
     if options.from_plan:
@@ -175,14 +191,17 @@ def _require_usable(ctx: click.Context, options: _Options) -> None:
 
 def _warn_of_no_undo(ctx: click.Context, settings: Settings, run: Path, options: _Options) -> None:
     """Ask on a terminal; elsewhere `--yes` must have answered already."""
+    runs = ", ".join(map(str, (run, *options.also)))
     if options.yes:
-        note(settings, f"{run} is erased in place: there is no undo")
+        note(
+            settings, f"{runs} {'are' if options.also else 'is'} erased in place: there is no undo"
+        )
     elif not is_terminal():
         raise click.UsageError(
             "--in-place cannot be undone; give --yes where no terminal can ask.", ctx
         )
     else:
-        question = f"{run} will be erased in place. There is no undo. Continue?"
+        question = f"{runs} will be erased in place. There is no undo. Continue?"
         click.confirm(question, abort=True, err=True)
 
 
@@ -200,15 +219,24 @@ def make_measurer(corpus: tuple[str, ...], reference: Path | None) -> Measurer |
 
 def _show_plan(settings: Settings, run: Path, options: _Options) -> None:
     from govern.forget.estimate import estimate, estimate_text
-    from govern.forget.execute import plan_forget
+    from govern.forget.execute import plan_checkpoints
     from govern.forget.plan_file import make_plan_file, write_plan_file
-    from govern.forget.plan_text import plan_text
+    from govern.forget.plan_text import also_text, plan_text
 
     request = _request(options)
-    plan = plan_forget(run, options.manifest, request, max_collateral=options.max_collateral)
+    plan, *others = plan_checkpoints(
+        (run, *options.also), options.manifest, request, max_collateral=options.max_collateral
+    )
     cost = estimate(plan, run)
     result = plan.to_dict() | {"estimate": cost.to_dict()}
     lines = [plan_text(plan), estimate_text(cost)]
+    also = [(path, p, estimate(p, path)) for path, p in zip(options.also, others, strict=True)]
+    if also:
+        result["also"] = [
+            {"run": str(path)} | p.to_dict() | {"estimate": c.to_dict()} for path, p, c in also
+        ]
+    for path, p, c in also:
+        lines += [also_text(path, p, plan), estimate_text(c)]
     if options.plan_file:
         file = make_plan_file(request, plan, run)
         write_plan_file(file, options.plan_file)
@@ -231,11 +259,12 @@ def _execute(settings: Settings, run: Path, options: _Options) -> ForgetOutcome:
             remedy="make one with `govern audit keygen --out keys`, or look at --plan first",
         )
     approved = read_plan_file(options.from_plan) if options.from_plan else None
-    note(settings, f"forgetting in {run}")
+    note(settings, f"forgetting in {', '.join(map(str, (run, *options.also)))}")
     return execute(
         run,
         options.manifest,
         approved.asked if approved else _request(options),
+        also=options.also,
         out=options.out,
         in_place=options.in_place,
         key=load_keys(options.key, options.passphrase_env),
@@ -279,7 +308,8 @@ def _require_one(ctx: click.Context, options: _Options, *names: str) -> None:
 
 
 def _as_json(outcome: ForgetOutcome) -> dict[str, Any]:
-    return {
+    also = {"also": [_as_json(other) for other in outcome.also]} if outcome.also else {}
+    return also | {
         "run": str(outcome.run),
         "sequence_ids": [s.sequence_id for s in outcome.plan.sequences],
         "documents": len(outcome.plan.documents),
@@ -294,13 +324,24 @@ def _as_json(outcome: ForgetOutcome) -> dict[str, Any]:
 
 
 def _as_text(outcome: ForgetOutcome, manifest: Path) -> str:
-    from govern.forget.plan_text import plan_text
+    from govern.forget.plan_text import also_text, plan_text
 
-    if outcome.already_forgotten:
-        where = f"; the report is {outcome.report}" if outcome.report else ""
-        return f"Nothing to do: all of this was forgotten before{where}."
+    parts: list[str] = []
+    shown = None
+    for one in (outcome, *outcome.also):
+        if one.already_forgotten:
+            where = f"; the report is {one.report}" if one.report else ""
+            which = f" in {one.run}" if outcome.also else ""
+            parts.append(f"Nothing to do{which}: all of this was forgotten before{where}.")
+            continue
+        parts.append(also_text(one.run, one.plan, shown) if shown else plan_text(one.plan))
+        parts.append(_what_was_done(one, manifest))
+        shown = shown or one.plan
+    return "\n".join(parts)
+
+
+def _what_was_done(outcome: ForgetOutcome, manifest: Path) -> str:
     lines = [
-        plan_text(outcome.plan),
         f"Erased     {outcome.run}",
         f"Verdict    {outcome.verdict}",
         *(f"  {reason}" for reason in outcome.reasons),

@@ -15,6 +15,7 @@
     model_measurer  the measurer that loads models
     pending         what `execute` must remember to be completed after a kill
     call            arguments of one call, resolved; what it must not touch
+    checkpoints     several checkpoints of one training in one call
     evidence        receipt + measurements -> statement (pure)
     tombstone       what the manifest remembers of it
     execute         select, plan, measure, erase, verify, measure, sign, record: `forget`

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from govern.audit.signing import PrivateKey
+from govern.audit.signing import PrivateKey, load_private_key
 from govern.forget.measuring import Measurer
 from govern.forget.pending import Pending, identity_of
 from govern.forget.plan import Plan
@@ -36,6 +36,7 @@ class ForgetOutcome:
         verdict: PASSED, WARNED or FAILED, with its reasons; None without a report.
         reasons: Why the verdict is not PASSED.
         already_forgotten: Nothing was left to do, and nothing was written.
+        also: The outcomes of the other checkpoints that the request names, in its order.
     """
 
     plan: Plan
@@ -46,11 +47,12 @@ class ForgetOutcome:
     verdict: str | None
     reasons: tuple[str, ...] = ()
     already_forgotten: bool = False
+    also: tuple[ForgetOutcome, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The arguments of one `forget`, resolved."""
+    """The arguments of one `forget`, resolved, for one of the `checkpoints` that it names."""
 
     request: ForgetRequest
     run: RunView
@@ -63,6 +65,7 @@ class Call:
     measurer: Measurer | None
     operator: str
     approved: PlanFile | None
+    checkpoints: int = 1
 
     @property
     def result(self) -> Path:
@@ -81,6 +84,18 @@ class Call:
         return identity_of(self.request, run=self.run.path, out=self.out, approved=digest)
 
 
+def private_keys(
+    given: Path | str | PrivateKey | Sequence[Path | str | PrivateKey],
+) -> tuple[PrivateKey, ...]:
+    """The keys, each once: nobody can be operator and approver with one key."""
+    several = [given] if isinstance(given, (str, Path, PrivateKey)) else list(given)
+    keys = [key if isinstance(key, PrivateKey) else load_private_key(Path(key)) for key in several]
+    if not keys or len({key.public.key_id for key in keys}) < len(keys):
+        found = "the same key twice" if keys else "none"
+        raise bad_call("--key", "one key, or several different ones", found)
+    return tuple(keys)
+
+
 def default_report_dir(run: Path, reference: str) -> Path:
     """Where the report of a request lies unless it is said: beside the erased run."""
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", reference).strip("-")[:40]
@@ -90,16 +105,31 @@ def default_report_dir(run: Path, reference: str) -> Path:
     return run.parent / f"{run.name}-report-{slug}"
 
 
-def require_outside(call: Call) -> None:
-    """Report and ledger must not change the run that they are about."""
-    for name, path in (("--report", call.report_dir), ("--ledger", call.ledger)):
-        for run in {call.run.path.resolve(), call.result.resolve()}:
-            if path.resolve().is_relative_to(run):
-                raise bad_call(name, f"a directory outside the run {run.name}", str(path))
+def require_outside(calls: Sequence[Call]) -> None:
+    """Reports and ledger must not change a run that they are about."""
+    runs = {path.resolve() for call in calls for path in (call.run.path, call.result)}
+    for call in calls:
+        for name, path in (("--report", call.report_dir), ("--ledger", call.ledger)):
+            for run in sorted(runs):
+                if path.resolve().is_relative_to(run):
+                    raise bad_call(name, f"a directory outside the run {run.name}", str(path))
 
 
 @contextmanager
-def locked(call: Call) -> Iterator[None]:
+def locked(calls: Sequence[Call]) -> Iterator[None]:
+    """Hold the locks of all runs and report directories, or of none.
+
+    The runs come in the order of their real paths, so that of two calls that name the same ones
+    the later stops at the first.
+    """
+    with ExitStack() as stack:
+        for call in sorted(calls, key=lambda call: call.run.path.resolve()):
+            stack.enter_context(_locked(call))
+        yield
+
+
+@contextmanager
+def _locked(call: Call) -> Iterator[None]:
     """One forget at a time for a run, and for a report directory.
 
     A request that is refused leaves no new directory behind.

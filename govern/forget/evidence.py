@@ -64,9 +64,9 @@ _LIBRARIES = (
 NOT_EXAMINED = (
     "exports and quantised copies of the run",
     "backups",
-    "other checkpoints of the same training",
     "outputs that the model gave before",
 )
+_OTHER_CHECKPOINTS = "other checkpoints of the same training"
 _BASIS: Mapping[str, Basis] = {
     "read": "read in full",
     "tree": "Merkle tree",
@@ -109,6 +109,7 @@ class Erased:
         operator: Name and key IDs of whoever signs.
         key_ids: IDs of the signing keys.
         executed_at: UTC.
+        checkpoints: How many checkpoints of the training the request names, this one included.
     """
 
     request: ForgetRequest
@@ -122,6 +123,7 @@ class Erased:
     operator: str
     key_ids: tuple[str, ...]
     executed_at: str
+    checkpoints: int = 1
 
     @property
     def plan(self) -> Plan:
@@ -158,7 +160,7 @@ def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
     """The statement; equal input gives equal bytes."""
     digests = {file.name: file for file in erased.receipt.files}
     mechanism, blocks = _mechanism(erased, digests[SINK_MAP].before)
-    integrity, verification = _integrity(erased.receipt), _verification(erased)
+    integrity, verification = _integrity(erased), _verification(erased)
     requester = erased.request.requester
     predicate = Predicate(
         request=Request(
@@ -290,7 +292,8 @@ def _mechanism(erased: Erased, sink_map: str) -> tuple[Mechanism, Blocks]:
     return mechanism, blocks
 
 
-def _integrity(receipt: EraseReceipt) -> Integrity:
+def _integrity(erased: Erased) -> Integrity:
+    receipt = erased.receipt
     return Integrity(
         files=tuple(file_digest(file) for file in receipt.files),
         banks=tuple(
@@ -314,7 +317,16 @@ def _integrity(receipt: EraseReceipt) -> Integrity:
         optimizer_state=OptimizerState(
             present=receipt.optimizer_state, blocks_zeroed=receipt.optimizer_blocks
         ),
-        not_examined=NOT_EXAMINED,
+        not_examined=(*NOT_EXAMINED, _other_checkpoints(erased)),
+    )
+
+
+def _other_checkpoints(erased: Erased) -> str:
+    if erased.checkpoints == 1:
+        return _OTHER_CHECKPOINTS
+    return (
+        f"{_OTHER_CHECKPOINTS}; the request names {erased.checkpoints} in all, each has a "
+        "statement of its own"
     )
 
 

@@ -12,6 +12,10 @@ The order makes a kill harmless. What each moment leaves, and what a re-run of t
     after REPORT.json               receipt and `.pending`               clears both away
 
 So a report exists only for an erase that was completed and verified, and there is one for each.
+
+Where a request names several checkpoints, each has its own `.pending`, and every step is done for
+all of them before the next one begins: nothing is erased before all can be, nothing is recorded
+before all are erased. A re-run takes up each where it stands.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from pathlib import Path
 from govern.audit.disclosure import Disclosure, new_key
 from govern.audit.report import render_report
 from govern.audit.report_file import issue, read_report, sign_statement, write_report
-from govern.audit.signing import Envelope, PrivateKey, load_private_key
+from govern.audit.signing import Envelope, PrivateKey
 from govern.audit.statement import Predicate
 from govern.forget.call import (
     PAGE,
@@ -32,17 +36,17 @@ from govern.forget.call import (
     Call,
     ForgetOutcome,
     bad_call,
-    default_report_dir,
     locked,
+    private_keys,
     require_outside,
 )
+from govern.forget.checkpoints import read_checkpoints, report_dirs
 from govern.forget.evidence import Erased, make_disclosure, make_statement
 from govern.forget.measuring import Measurements, Measurer, MeasureRequest
 from govern.forget.pending import Job, require_same
 from govern.forget.plan import Plan, make_plan, require_executable
 from govern.forget.plan_file import PlanFile, require_same_plan, require_unchanged
 from govern.forget.request import ForgetRequest
-from govern.forget.run_view import read_run, require_trained_on
 from govern.forget.selection import select
 from govern.forget.tombstone import add_forgotten
 from manifests import open_manifest
@@ -74,10 +78,27 @@ def plan_forget(
         SelectionError: Nothing was found.
         CheckpointError, ManifestError: Not a run, or not its manifest.
     """
-    view, opened = read_run(Path(run)), open_manifest(manifest)
-    require_trained_on(view, opened)
-    selection = select(opened, request, view)
-    return make_plan(opened, selection, view, max_collateral=max_collateral)
+    return plan_checkpoints((run,), manifest, request, max_collateral=max_collateral)[0]
+
+
+def plan_checkpoints(
+    runs: Sequence[Path | str],
+    manifest: Path | str,
+    request: ForgetRequest,
+    *,
+    max_collateral: float = 0.0,
+) -> tuple[Plan, ...]:
+    """The plan for each of several checkpoints of one training; see `plan_forget`.
+
+    Raises:
+        InputError: A run is named twice, or lies inside another one.
+    """
+    opened = open_manifest(manifest)
+    first, *also = map(Path, runs)
+    return tuple(
+        make_plan(opened, select(opened, request, view), view, max_collateral=max_collateral)
+        for view in read_checkpoints(first, also, opened)
+    )
 
 
 def forget(
@@ -85,6 +106,7 @@ def forget(
     manifest: Path | str,
     request: ForgetRequest,
     *,
+    also: Sequence[Path | str] = (),
     out: Path | str | None = None,
     in_place: bool = False,
     key: Path | str | PrivateKey | Sequence[Path | str | PrivateKey],
@@ -101,18 +123,23 @@ def forget(
         run: The run directory.
         manifest: The manifest that it was trained on; gets the tombstones.
         request: What is to be forgotten.
+        also: Other checkpoints of the same training, to be erased in place with `run`.
         out: A directory that does not exist yet, for the erased copy.
         in_place: Erase `run` itself instead; nothing can undo it.
         key: Ed25519 private key that signs report and ledger; of several each signs the statement,
             for instance an operator and an approver, and the first signs the ledger.
         ledger: The ledger directory; by default `ledger` beside the run.
         report_dir: For REPORT.json and REPORT.html; by default beside the erased run, named after
-            the request's reference.
+            the request's reference. With `also`, the report of each run is in a directory of its
+            name there.
         max_collateral: The share of its sinks (0 to 1) that a kept sequence may lose.
         measurer: Measures behaviour; None leaves the evidence structural.
         operator: Who executes the request, for the statement.
         approved: The plan file that is executed: `request` is the one it has, and its limit stands
-            for `max_collateral`.
+            for `max_collateral`. It is about one run, so it does not go with `also`.
+
+    Returns:
+        The outcome for `run`, with those of `also` in it.
 
     Raises:
         SelectionError: Nothing was found, or nothing of it can be erased.
@@ -125,68 +152,101 @@ def forget(
         raise bad_call("forget", "either an output or in place", "both" if in_place else "neither")
     if not 0 <= max_collateral <= 1:
         raise bad_call("--max-collateral", "a share between 0 and 1", f"{max_collateral:g}")
-    view, opened = read_run(Path(run)), open_manifest(manifest)
-    require_trained_on(view, opened)
-    target = None if out is None else Path(out)
-    home = target or view.path
-    call = Call(
-        request=request,
-        run=view,
-        manifest=opened,
-        out=target,
-        keys=_private_keys(key),
-        ledger=Path(ledger) if ledger else view.path.parent / "ledger",
-        report_dir=Path(report_dir) if report_dir else default_report_dir(home, request.reference),
-        max_collateral=approved.plan.collateral.max_allowed if approved else max_collateral,
-        measurer=measurer,
-        operator=operator,
-        approved=approved,
-    )
-    require_outside(call)
-    with locked(call):
-        return _forget(call)
+    if also and (out is not None or approved is not None):
+        expected = "no other checkpoint with an output or a plan file, which are those of one run"
+        raise bad_call("--also", expected, "both")
+    opened, target = open_manifest(manifest), None if out is None else Path(out)
+    views = read_checkpoints(Path(run), [Path(path) for path in also], opened)
+    homes = [target or view.path for view in views]
+    given = None if report_dir is None else Path(report_dir)
+    keys = private_keys(key)
+    calls = [
+        Call(
+            request=request,
+            run=view,
+            manifest=opened,
+            out=target,
+            keys=keys,
+            ledger=Path(ledger) if ledger else views[0].path.parent / "ledger",
+            report_dir=directory,
+            max_collateral=approved.plan.collateral.max_allowed if approved else max_collateral,
+            measurer=measurer,
+            operator=operator,
+            approved=approved,
+            checkpoints=len(views),
+        )
+        for view, directory in zip(
+            views, report_dirs(homes, request.reference, given=given), strict=True
+        )
+    ]
+    require_outside(calls)
+    with locked(calls):
+        first, *others = _forget(calls)
+    return replace(first, also=tuple(others))
 
 
-def _forget(call: Call) -> ForgetOutcome:
+def _forget(calls: Sequence[Call]) -> list[ForgetOutcome]:
+    """Each step for all runs before the next one; what was done before is passed over."""
+    found = [_found(call) for call in calls]
+    jobs = [
+        _begin(call, state) if isinstance(state, Plan) else state
+        for call, state in zip(calls, found, strict=True)
+    ]
+    signed = [
+        state if isinstance(state, ForgetOutcome) else (state.plan, *_signed(call, state))
+        for call, state in zip(calls, jobs, strict=True)
+    ]
+    return [
+        state if isinstance(state, ForgetOutcome) else _record(call, *state)
+        for call, state in zip(calls, signed, strict=True)
+    ]
+
+
+def _found(call: Call) -> Plan | Job | ForgetOutcome:
+    """Where a run stands: a plan that can be executed, a job that has begun, or all done."""
     job = call.pending.job()
     if job is not None:
         require_same(job, call.identity, call.report_dir)
-    else:
-        call.pending.end()  # what a kill left of measuring, or of this very clearing
-        plan = call.approved.plan if call.approved else _plan(call)
-        done = _done_before(call, plan)
-        if done is not None:
-            return done
-        if call.approved is not None:
-            require_unchanged(call.approved, call.manifest, call.run.path)
-            require_same_plan(call.approved, _plan(call))
-        require_executable(plan)
-        job = _begin(call, plan)
-    signed = call.pending.signed() or _erase_and_sign(call, job)
-    envelope, disclosure = signed
+        return job
+    call.pending.end()  # what a kill left of measuring, or of this very clearing
+    plan = call.approved.plan if call.approved else _plan(call)
+    done = _done_before(call, plan)
+    if done is not None:
+        return done
+    if call.approved is not None:
+        require_unchanged(call.approved, call.manifest, call.run.path)
+        require_same_plan(call.approved, _plan(call))
+    require_executable(plan, None if call.checkpoints == 1 else call.run.path)
+    if call.out is not None and call.out.exists() and any(call.out.iterdir()):
+        raise CheckpointError(
+            f"output {call.out}",
+            expected="a directory that does not exist yet",
+            found="something there already",
+            remedy="give another --out",
+        )
+    require_settled(call.run.path)
+    return plan
+
+
+def _signed(call: Call, job: Job) -> tuple[Envelope, Disclosure]:
+    """The signed statement of the erase, which is done here unless it was before."""
+    envelope, disclosure = call.pending.signed() or _erase_and_sign(call, job)
     if {signature.keyid for signature in envelope.signatures} != {
         k.public.key_id for k in call.keys
     }:
         raise bad_call("--key", "the keys that signed this statement already", "other ones")
+    return envelope, disclosure
+
+
+def _record(call: Call, plan: Plan, envelope: Envelope, disclosure: Disclosure) -> ForgetOutcome:
+    """Ledger, tombstones and report; then nothing is pending any more."""
     report = issue(envelope, disclosure, keys=call.keys, ledger=call.ledger, time=_now())
-    add_forgotten(call.manifest, job.plan, call.request.reference, report)
+    add_forgotten(call.manifest, plan, call.request.reference, report)
     write_report(report, call.report_dir / REPORT)
     atomic_write(call.report_dir / PAGE, render_report(report).encode())
     settle(call.result)
     call.pending.end()
-    return _outcome(call, job.plan, report.statement().predicate)
-
-
-def _private_keys(
-    given: Path | str | PrivateKey | Sequence[Path | str | PrivateKey],
-) -> tuple[PrivateKey, ...]:
-    """The keys, each once: nobody can be operator and approver with one key."""
-    several = [given] if isinstance(given, (str, Path, PrivateKey)) else list(given)
-    keys = [key if isinstance(key, PrivateKey) else load_private_key(Path(key)) for key in several]
-    if not keys or len({key.public.key_id for key in keys}) < len(keys):
-        found = "the same key twice" if keys else "none"
-        raise bad_call("--key", "one key, or several different ones", found)
-    return tuple(keys)
+    return _outcome(call, plan, report.statement().predicate)
 
 
 def _plan(call: Call) -> Plan:
@@ -196,14 +256,6 @@ def _plan(call: Call) -> Plan:
 
 def _begin(call: Call, plan: Plan) -> Job:
     """Fix the thresholds, measure what was before, and remember both."""
-    if call.out is not None and call.out.exists() and any(call.out.iterdir()):
-        raise CheckpointError(
-            f"output {call.out}",
-            expected="a directory that does not exist yet",
-            found="something there already",
-            remedy="give another --out",
-        )
-    require_settled(call.run.path)
     wanted = _measure_request(call, plan)
     thresholds = call.measurer.thresholds(wanted) if call.measurer else ()
     job = Job(
@@ -265,6 +317,7 @@ def _evidence(
         operator=call.operator,
         key_ids=tuple(key.public.key_id for key in call.keys),
         executed_at=_now(),
+        checkpoints=call.checkpoints,
     )
 
 

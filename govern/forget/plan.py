@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -217,19 +218,23 @@ def _subjects(selection: Selection) -> tuple[PlannedSubject, ...] | None:
     )
 
 
-def require_executable(plan: Plan) -> None:
+def require_executable(plan: Plan, run: Path | None = None) -> None:
     """Refuse a plan that erases nothing, or takes more from kept sequences than was allowed.
+
+    Args:
+        plan: The plan.
+        run: Its run, where an error must say which of several it is.
 
     Raises:
         SelectionError: No selected ID owns sinks that are not zero already.
         CollateralError: Some kept sequence would lose more than `max_allowed`.
     """
     if not plan.sequences:
-        raise _nothing_erasable(plan)
+        raise _nothing_erasable(plan, run)
     if plan.worst_share > plan.collateral.max_allowed:
         worst = max(plan.collateral.affected, key=lambda item: item.share_lost)
         raise CollateralError(
-            f"plan for {len(plan.sequences)} sequence IDs",
+            f"plan for {len(plan.sequences)} sequence IDs" + (f" in {run}" if run else ""),
             expected=f"kept IDs that lose at most {plan.collateral.max_allowed:g} of their sinks",
             found=f"{len(plan.collateral.affected)} kept IDs that lose some, "
             f"{worst.sequence_id} {worst.share_lost:.3g} of them",
@@ -237,7 +242,7 @@ def require_executable(plan: Plan) -> None:
         )
 
 
-def _nothing_erasable(plan: Plan) -> SelectionError:
+def _nothing_erasable(plan: Plan, run: Path | None) -> SelectionError:
     reasons = [
         f"{len(ids)} {what}"
         for ids, what in (
@@ -248,7 +253,7 @@ def _nothing_erasable(plan: Plan) -> SelectionError:
         if ids
     ]
     return SelectionError(
-        f"selection {plan.query[:80]}",
+        f"selection {plan.query[:80]}" + (f" in {run}" if run else ""),
         expected="sequence IDs with sinks that can be zeroed",
         found="IDs " + ", ".join(reasons) if reasons else "none",
         remedy="retrain without these documents, or train them as private or strict",

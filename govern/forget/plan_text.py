@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from govern.forget.plan import Plan, PlannedDocument
 from govern.forget.quoting import QUOTED_FROM
@@ -23,6 +24,13 @@ def plan_text(plan: Plan) -> str:
             *_quoted(plan),
         ]
     )
+
+
+def also_text(run: Path, plan: Plan, first: Plan) -> str:
+    """The plan for another checkpoint beside the one for the first, which it mostly equals."""
+    if plan == first:
+        return f"Also       {run}: the same plan"
+    return f"Also       {run}\n{plan_text(plan)}"
 
 
 def _selection(plan: Plan) -> Iterable[str]:

@@ -25,6 +25,7 @@ class RunView:
     Attributes:
         path: The run directory.
         content_digest, snapshot: The manifest snapshot that it was trained on.
+        sink_map: SHA-256 of its sink map, which is that of its training.
         allocation: How blocks were given to sequences (scheme, seed).
         layers: Layers that have sinks.
         block_size: Sink neurons of one block in one layer.
@@ -34,6 +35,7 @@ class RunView:
     path: Path
     content_digest: str
     snapshot: int
+    sink_map: str
     allocation: tuple[str, int]
     layers: int
     block_size: int
@@ -66,6 +68,7 @@ def read_run(path: Path) -> RunView:
     Raises:
         CheckpointError: Not a run, one without sinks, or not with the sink map of its training.
     """
+    from sinkmodel.allocation import SINK_MAP_FILE
     from sinkmodel.stored_map import require_pinned
 
     record = read_record(path)
@@ -83,6 +86,7 @@ def read_run(path: Path) -> RunView:
         path=path,
         content_digest=pin["content_digest"],
         snapshot=pin["snapshot"],
+        sink_map=record["files"][SINK_MAP_FILE],
         allocation=(str(allocation.get("scheme", "unknown")), int(allocation.get("seed", 0))),
         layers=banks[0].shape[1],
         block_size=banks[0].shape[3],

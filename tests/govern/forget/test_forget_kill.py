@@ -18,7 +18,7 @@ from govern.audit.signing import generate_keys
 
 TESTS = Path(__file__).parents[2]
 Record = Callable[[str, object], None]
-MODES = ("out", "in-place")
+MODES = ("out", "in-place", "also")
 
 
 @pytest.fixture
@@ -47,9 +47,11 @@ def drive(base: Path, *arguments: object) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(("mode", "first"), [("out", 11), ("in-place", 17)])
-def test_killed_at_some_operations(base: Path, mode: str, first: int) -> None:
-    found = drive(base, mode, "operations", first, 37)
+@pytest.mark.parametrize(
+    ("mode", "first", "stride"), [("out", 11, 37), ("in-place", 17, 37), ("also", 19, 53)]
+)
+def test_killed_at_some_operations(base: Path, mode: str, first: int, stride: int) -> None:
+    found = drive(base, mode, "operations", first, stride)
     assert found["points"] > 90
     assert min(found[state] for state in ("old", "new", "recorded")) > 0
 
@@ -65,7 +67,7 @@ def test_killed_at_every_operation(base: Path, mode: str, record_property: Recor
     assert found["old"] + found["new"] + between == found["kills"]
     assert min(found[state] for state in ("old", "new", "signed", "recorded", "reported")) > 0
     # Out of place nobody ever sees a half erased run; in place the journal says what it is.
-    assert (between > 0) == (mode == "in-place")
+    assert (between > 0) == (mode != "out")
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def view(run: Path, rows: Sequence[MapRow]) -> RunView:
         path=run,
         content_digest="c" * 64,
         snapshot=1,
+        sink_map="m" * 64,
         allocation=("splitmix64-v1", 0),
         layers=2,
         block_size=2,
