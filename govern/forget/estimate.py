@@ -9,6 +9,7 @@ which needs a model; `docs/benchmarks/forget.md` has what was measured.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from govern.audit.records import Count, Record
 from govern.forget.plan import Plan
 from sinkmodel import run_files
 from sinkmodel.bank_format import open_banks, read_header
+from sinkmodel.bank_tree import leaves_path
 from sinkmodel.erase_files import READ_BELOW_BYTES
 
 # Hashing on one core, and writing with a sync, on modest hardware; opening and recording.
@@ -55,12 +57,13 @@ def estimate(plan: Plan, run: Path) -> Estimate:
     sizes = {name: (run / name).stat().st_size for name in run_files.list_files(run)}
     banks = open_banks(run)
     planned = Counter(block // banks[0].blocks for block in plan.blocks)
-    state = copied = state_read = 0
+    state = copied = state_read = linked = 0
     for index, bank in enumerate(banks):
         name = f"state/{bank.path.name}"
         state_read += 2 * sizes.get(name, 0)
         if planned[index]:
             copied += sizes[bank.path.name] + sizes.get(name, 0)
+            linked += _linked_bytes(run, (bank.path.name, leaves_path(bank.path).name, name))
             state += _state_bytes(run / name, planned[index]) if name in sizes else 0
     small = sum(size for size in sizes.values() if size < READ_BELOW_BYTES)
     zeroed = len(plan.blocks) * plan.block_bytes
@@ -70,7 +73,7 @@ def estimate(plan: Plan, run: Path) -> Estimate:
         bytes_zeroed=zeroed,
         state_bytes_zeroed=state,
         bytes_read=read,
-        bytes_written_in_place=written,
+        bytes_written_in_place=written + linked,
         bytes_written_to_copy=copied + small,
         seconds=round(
             _FIXED_SECONDS + read / _READ_BYTES_PER_SECOND + written / _WRITE_BYTES_PER_SECOND, 1
@@ -82,6 +85,12 @@ def _state_bytes(path: Path, blocks: int) -> int:
     """Bytes of the state of so many blocks, or of all that the file has."""
     tensors = [tensor for tensor in read_header(path) if tensor.name != "blocks"]
     return sum(t.row_bytes * min(blocks, t.shape[0]) for t in tensors if t.shape)
+
+
+def _linked_bytes(run: Path, names: Iterable[str]) -> int:
+    """Bytes of files that another run shares by hard link: an erase copies them first."""
+    there = [path.stat() for name in names if (path := run / name).exists()]
+    return sum(status.st_size for status in there if status.st_nlink > 1)
 
 
 def estimate_text(found: Estimate) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from forget_world import BASE, SIGNED, FakeMeasurer, Run, World, build_world
-from synthetic_run import MapRow, RunShape, tree_digest, write_run
+from synthetic_run import BANK_BLOCKS, MapRow, RunShape, tree_digest, write_run
 
 import govern.cli
 import govern.cli.forget as command
 from govern.audit.report_file import read_report
 from govern.audit.statement import Predicate
 from govern.forget import execute
+from govern.forget.estimate import estimate
 from govern.forget.request import ForgetRequest
 from manifests import open_manifest
 from manifests.errors import CollateralError, InputError, IntegrityError
@@ -378,6 +379,23 @@ def test_runs_of_one_name_do_not_share_a_report_directory(world: World) -> None:
 def test_reports_stay_out_of_every_run(world: World) -> None:
     with pytest.raises(InputError, match="expected a directory outside the run early"):
         forget(world, report_dir=world.base / "early")
+
+
+def test_the_plan_counts_the_room_of_broken_links(world: World) -> None:
+    request = ForgetRequest(kind="doc-id", values=("secret",), reference="R", reason="r")
+    (plan,) = execute.plan_checkpoints((world.run,), world.manifest, request)
+    banks = {f"sinks-{block // BANK_BLOCKS:05d}" for block in plan.blocks}
+    alone = estimate(plan, world.run)
+    shutil.copytree(world.run, world.base / "twin", copy_function=os.link)
+    shared = estimate(plan, world.run)
+    assert len(banks) < len(list(world.run.glob("sinks-*.leaves")))
+    sizes = [
+        (world.run / file).stat().st_size
+        for name in banks
+        for file in (f"{name}.safetensors", f"{name}.leaves", f"state/{name}.safetensors")
+    ]
+    assert shared.bytes_written_in_place == alone.bytes_written_in_place + sum(sizes)
+    assert shared.bytes_written_to_copy == alone.bytes_written_to_copy
 
 
 @pytest.mark.usefixtures("nothing_changes")
