@@ -245,7 +245,7 @@ def _decide(
     from govern.ids.union import unite
 
     work = manifest.path / WORK_NAME
-    sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
+    sets = build_sets(ingested, settled.document_of, work / "sets.u64")
     content = np.asarray(ingested.content)[settled.document_of]
     union = unite(stored.content, content)
     fresh = np.flatnonzero(union.fresh)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.corpus import BEGINNING, CorpusBatch, ReadOptions, read_files
+from govern.ids.distinct import distinct_hashes
 from govern.ids.inputs import CorpusFile
 from govern.ids.minhash import Permutations
 from govern.ids.parts import (
@@ -54,8 +55,8 @@ class Ingested:
         keys: uint64 [n, 2], BLAKE2b-128 of (source, doc_id): identity without the strings.
         content: uint64 [n, 4], SHA-256 of the normalised text as big-endian words.
         signatures: uint32 [n, num_perm].
-        hashes: For each batch of documents: uint64, shingle hashes in text order, repeats kept, and
-            int64 [documents + 1], where each document's begin.
+        hashes: For each batch of documents: uint64, the shingle sets (sorted distinct hashes), and
+            int64 [documents + 1], where each document's begins.
         kinds: Per kept column, the JSON kinds that were seen.
         text_bytes: Bytes of text of all documents.
     """
@@ -129,6 +130,7 @@ def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
             for column in documents.column(name):
                 file.append(_fixed_rows(column, np.uint64, width))
             arrays[name] = file.finish()
+    documents.release()
     return Ingested(
         documents=documents,
         rejects=pa.concat_tables(part.rejects() for part in parts),
@@ -138,6 +140,7 @@ def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
             [_fixed_rows(c, np.uint32, num_perm) for c in documents.column("signature")],
             np.uint32,
             num_perm,
+            documents.release,
         ),
         hashes=tuple(
             (column.values.to_numpy(), column.offsets.to_numpy())
@@ -200,9 +203,8 @@ def _sketch(task: Task, batch: CorpusBatch, ngram: int, permutations: Permutatio
     columns["key"] = fixed_binary(keys, pa.binary(16))
     columns["content"] = fixed_binary(content, pa.binary(32))
     columns["signature"] = fixed_binary(sketches.signatures, pa.binary(4 * len(permutations.a)))
-    columns["hashes"] = pa.LargeListArray.from_arrays(
-        pa.array(sketches.hash_offsets), pa.array(sketches.hashes)
-    )
+    sets, bounds = distinct_hashes(sketches.hashes, sketches.hash_offsets)
+    columns["hashes"] = pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(sets))
     return Piece(
         task=task,
         documents=pa.record_batch(columns),

@@ -20,7 +20,7 @@ from govern.ids.ingest import ordered_map
 from govern.ids.jit import compiled, inlined
 from govern.ids.minhash import Banding
 from govern.ids.settle import Settled
-from govern.ids.store import ArrayFile, ChunkedRows, new_array
+from govern.ids.store import ArrayFile, ChunkedRows, new_array, release
 
 BUCKET_CAP = 128
 PIVOTS = 16
@@ -91,7 +91,7 @@ def band_keys(
     stands = np.full(len(settled.text_of), -1, dtype=np.int64)
     stands[settled.document_of] = np.arange(len(settled.document_of))
     begin, at = 0, 0
-    for chunk in signatures.chunks:
+    for chunk in signatures.once():
         chosen = stands[begin : begin + len(chunk)] >= 0
         places = np.where(chosen, np.cumsum(chosen) - 1, -1)
         block = np.empty((banding.bands, int(chosen.sum())), dtype=np.uint64)
@@ -140,6 +140,7 @@ def spill_pairs(
         pairs.sort()
         file = ArrayFile(directory / f"pairs-{band}.u64", np.uint64)
         file.append(pairs)
+        release(keys)
         return file.finish()
 
     runs = []
@@ -168,6 +169,8 @@ def merge_pairs(runs: list[Pairs], held: int) -> Iterator[Pairs]:
         pairs = distinct(
             [run[at[piece] : at[piece + 1]] for run, at in zip(runs, places, strict=True)]
         )
+        for run in runs:
+            release(run)
         if len(pairs):
             yield pairs
 

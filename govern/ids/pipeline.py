@@ -36,6 +36,8 @@ from manifests.writer import WORK_NAME, commit, make_index
 
 if TYPE_CHECKING:
     from govern.ids.ingest import Ingested
+    from govern.ids.lsh import Pairs
+    from govern.ids.settle import Settled
     from govern.ids.tables import Assigned
     from govern.ids.verify import Links
 
@@ -300,7 +302,7 @@ def _decide(
     from govern.ids.assign import assign_ids
     from govern.ids.cluster import cluster
     from govern.ids.forgotten import find_forgotten
-    from govern.ids.lsh import band_keys, merge_pairs, spill_pairs
+    from govern.ids.lsh import merge_pairs
     from govern.ids.sets import build_sets
     from govern.ids.settle import settle
     from govern.ids.tables import Assigned
@@ -309,11 +311,12 @@ def _decide(
     settled = settle(ingested)
     texts = np.arange(len(settled.document_of))
     progress.stage("comparing bands", config.banding.bands, "bands")
-    keys, owners = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
-    runs = spill_pairs(keys, owners, work, pool, config.workers, progress.advance)
+    pieces = merge_pairs(
+        _pair_runs(ingested, settled, work, config, pool, progress),
+        held=held_pairs(config.memory),
+    )
     progress.stage("verifying pairs", None, "pairs")
-    sets = build_sets(ingested, settled.document_of, work / "sets.u64", pool)
-    pieces = merge_pairs(runs, held=held_pairs(config.memory))
+    sets = build_sets(ingested, settled.document_of, work / "sets.u64")
     links, candidates = verify(
         sets, pieces, config.threshold, work, pool, config.workers, progress.advance
     )
@@ -334,6 +337,21 @@ def _decide(
         config.tombstones, assigned, parameters(config), work, pool, config.workers
     )
     return _Decided(assigned=assigned, links=links, tombstones=tombstones, candidates=candidates)
+
+
+def _pair_runs(
+    ingested: Ingested,
+    settled: Settled,
+    work: Path,
+    config: BuildConfig,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> list[Pairs]:
+    """The candidate pairs of each band; the keys of the bands are gone with this call."""
+    from govern.ids.lsh import band_keys, spill_pairs
+
+    keys, owners = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
+    return spill_pairs(keys, owners, work, pool, config.workers, progress.advance)
 
 
 def require_within(option: str, value: float, low: float, high: float) -> None:

@@ -16,12 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.ingest import Ingested, ordered_map
-from govern.ids.jit import compiled, inlined
-from govern.ids.store import ArrayFile, Indices, new_array, split_rows
+from govern.ids.jit import compiled
+from govern.ids.store import ArrayFile, Indices, split_rows
 from govern.ids.stored import RowGroup, row_groups
 from manifests.reader import Manifest
-
-_FEW = 24  # hashes of a bucket that are sorted by insertion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,55 +31,6 @@ class ShingleSets:
     sizes: Indices
 
 
-@inlined
-def _sort_hashes(part, out, ends):  # type: ignore[no-untyped-def]
-    """Write hashes sorted. They are spread evenly, so buckets by their top bits hold few each."""
-    bits = 1
-    while bits < 16 and (2 << bits) <= len(part):
-        bits += 1
-    shift = np.uint64(64 - bits)
-    buckets = 1 << bits
-    ends[: buckets + 1] = 0
-    for value in part:
-        ends[np.int64(value >> shift) + 1] += 1
-    for bucket in range(buckets):
-        ends[bucket + 1] += ends[bucket]
-    for value in part:
-        top = np.int64(value >> shift)
-        out[ends[top]] = value
-        ends[top] += 1
-    begin = 0
-    for bucket in range(buckets):
-        end = ends[bucket]
-        if end - begin > _FEW:
-            out[begin:end] = np.sort(out[begin:end])
-        else:
-            for i in range(begin + 1, end):
-                value = out[i]
-                at = i
-                while at > begin and out[at - 1] > value:
-                    out[at] = out[at - 1]
-                    at -= 1
-                out[at] = value
-        begin = end
-
-
-@compiled()
-def _sort_sets(hashes, begins, ends, targets, sets, sizes):  # type: ignore[no-untyped-def]
-    """sets[targets[i]:][:sizes[i]] = sorted distinct values of hashes[begins[i]:ends[i]]."""
-    buckets = np.zeros((1 << 16) + 1, dtype=np.int64)
-    for i in range(len(begins)):
-        length = ends[i] - begins[i]
-        part = sets[targets[i] : targets[i] + length]
-        _sort_hashes(hashes[begins[i] : ends[i]], part, buckets)
-        size = 0
-        for k in range(length):
-            if k == 0 or part[k] != part[k - 1]:
-                part[size] = part[k]
-                size += 1
-        sizes[i] = size
-
-
 @compiled()
 def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
     """Write the chosen sets one after another."""
@@ -91,30 +40,18 @@ def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
         at += sizes[i]
 
 
-def build_sets(
-    ingested: Ingested, documents: Indices, path: Path, pool: ThreadPoolExecutor
-) -> ShingleSets:
-    """The shingle sets of `documents`, in their order."""
-    counts = np.concatenate(
-        [np.zeros(0, dtype=np.int64), *(np.diff(offsets) for _, offsets in ingested.hashes)]
-    )[documents]
-    begins = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(counts, out=begins[1:])
-    values = new_array(path, np.uint64, (int(begins[-1]),))
-    sizes = np.zeros(len(documents), dtype=np.int64)
+def build_sets(ingested: Ingested, documents: Indices, path: Path) -> ShingleSets:
+    """The shingle sets of `documents`, in their order; copied in file order, whatever that is."""
     ends = np.cumsum([0, *(len(offsets) - 1 for _, offsets in ingested.hashes)])
 
-    def work(task: tuple[int, Indices, Indices]) -> None:
-        batch, part, rows = task
-        hashes, offsets = ingested.hashes[batch]
-        mine = np.zeros(len(part), dtype=np.int64)
-        _sort_sets(hashes, offsets[rows], offsets[rows + 1], begins[part], values, mine)
-        sizes[part] = mine
+    def parts() -> Iterator[tuple[Indices, ShingleSets]]:
+        for batch, places, rows in split_rows(documents, ends):
+            values, offsets = ingested.hashes[batch]
+            sizes = np.diff(offsets)[rows]
+            yield places, ShingleSets(values=values, begins=offsets[rows], sizes=sizes)
+            ingested.documents.release()
 
-    # Read in file order, whatever the order of the texts.
-    for _ in pool.map(work, split_rows(documents, ends)):
-        pass
-    return ShingleSets(values=values, begins=begins[:-1], sizes=sizes)
+    return collect_sets(path, len(documents), parts())
 
 
 def encode_sets(sets: ShingleSets, chosen: Indices, present: npt.NDArray[np.bool_]) -> pa.Array:

@@ -2,14 +2,18 @@
 
 `ArrayFile` is a plain array on disk, appended to and then memory-mapped. `DocumentStore` gathers
 any rows of the documents in the files of `parts`, and `ChunkedRows` of arrays that lie in them.
+
+A working array has lost its file's name by the time it is used: what a stage left takes no room on
+the disk once nobody refers to it, and a build that is killed leaves none of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,9 +48,11 @@ class ArrayFile:
         """Close the file and map it, read-only."""
         self._file.close()
         shape = (-1, self._width) if self._width else (-1,)
-        if self._path.stat().st_size == 0:
-            return np.zeros((0, self._width) if self._width else 0, dtype=self._dtype)
-        flat = np.memmap(self._path, dtype=self._dtype, mode="r")
+        if self._path.stat().st_size:
+            flat = np.memmap(self._path, dtype=self._dtype, mode="r")
+        else:  # which cannot be mapped
+            flat = np.zeros(0, dtype=self._dtype)
+        _forget_name(self._path)
         return flat.reshape(shape)
 
     def close(self) -> None:
@@ -69,17 +75,60 @@ def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+    array = np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+    _forget_name(path)
+    return array
+
+
+def _forget_name(path: Path) -> None:
+    # Where a file that is open cannot be removed, the end of the build removes it.
+    with contextlib.suppress(PermissionError):
+        path.unlink()
+
+
+def release(array: npt.NDArray[Any]) -> None:
+    """Give back the memory that a mapped array takes; what is used again is mapped again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        _give_back(base)
+
+
+def _give_back(mapped: mmap.mmap) -> None:
+    # Without this a file's pages count as this process's memory until nothing is left for others.
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class ChunkedRows:
-    """Rows of one width that lie in several arrays: indexed by row numbers, like one array."""
+    """Rows of one width that lie in several arrays: indexed by row numbers, like one array.
 
-    def __init__(self, chunks: Sequence[npt.NDArray[Any]], dtype: Any, width: int) -> None:
+    Args:
+        chunks: The arrays.
+        dtype: Their values.
+        width: Values of a row.
+        release: Gives back the memory that their mapped files take.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[npt.NDArray[Any]],
+        dtype: Any,
+        width: int,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         self.chunks = tuple(chunks)
+        self._release = release
         self._ends = np.cumsum([0, *map(len, chunks)])
         self._dtype = np.dtype(dtype)
         self.shape = (int(self._ends[-1]), width)
+
+    def once(self) -> Iterator[npt.NDArray[Any]]:
+        """The arrays in order, none of them in memory when the next one is given."""
+        for chunk in self.chunks:
+            yield chunk
+            self._release()
 
     def __getitem__(self, rows: Indices) -> npt.NDArray[Any]:
         """The given rows in the given order."""
@@ -119,11 +168,8 @@ class DocumentStore:
     """
 
     def __init__(self, paths: Sequence[Path], computed: Collection[str]) -> None:
-        with ExitStack() as stack:
-            readers = [
-                pa.ipc.open_file(stack.enter_context(pa.memory_map(str(path)))) for path in paths
-            ]
-            self._maps = stack.pop_all()
+        self._maps = [_mapped(path) for path in paths]
+        readers = [pa.ipc.open_file(pa.py_buffer(mapped)) for mapped in self._maps]
         schema = readers[0].schema
         self.schema = pa.schema([field for field in schema if field.name not in computed])
         self.batches = [
@@ -149,6 +195,11 @@ class DocumentStore:
         """One column, batch by batch."""
         return [batch.column(name) for batch in self.batches]
 
+    def release(self) -> None:
+        """Give back the memory that the mapped files take."""
+        for mapped in self._maps:
+            _give_back(mapped)
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
@@ -161,5 +212,11 @@ class DocumentStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # A map ends with the last array in it, which somebody may still hold.
         self.batches = []
-        self._maps.close()
+        self._maps = []
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -24,6 +24,7 @@ from govern.ids.parts import PartWriter
 from govern.ids.pipeline import BuildConfig, build_ids
 from manifests.checks import check_manifest
 from manifests.errors import InputError
+from manifests.writer import TableWriter
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 OUT = (
@@ -114,7 +115,8 @@ STAGES = {
     "reading": ("govern.ids.parts:PartWriter", "add", 3),
     "gathering": ("govern.ids.store:ArrayFile", "append", 1),
     "bands": ("govern.ids.store:ArrayFile", "append", 8),
-    "sets": ("govern.ids.sets", "new_array", 1),
+    "band keys": ("govern.ids.lsh", "new_array", 1),
+    "sets": ("govern.ids.sets", "ArrayFile", 1),
     "tables": ("manifests.writer:TableWriter", "write", 5),
     "a table's last bytes": ("manifests.writer:TableWriter", "close", 3),
     "the index": ("manifests.writer", "atomic_write", 1),
@@ -139,6 +141,17 @@ def test_a_full_disk_keeps_what_was_read(
         assert said == "goes on with the unfinished build in m\n"
     else:
         assert said == ("begins anew; --resume would have gone on with the unfinished build in m\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_working_files_take_no_room_on_the_disk_once_they_are_mapped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[str]] = []
+    look = at_call(1, TableWriter.write, lambda: seen.append(kept()))
+    monkeypatch.setattr(TableWriter, "write", look)
+    assert call("--out", "m")[0] == 0
+    assert seen == [[".work/begun.json", ".work/parts"]]
 
 
 @pytest.mark.usefixtures("folder")

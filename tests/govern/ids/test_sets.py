@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from govern.ids import lsh, sets
+from govern.ids import distinct, lsh
 
 
 def check(texts: list[np.ndarray]) -> None:
     """Every text's set is what `np.unique` gives, compiled and interpreted."""
-    ends = np.cumsum([len(text) for text in texts])
-    begins = ends - [len(text) for text in texts]
+    offsets = np.cumsum([0, *map(len, texts)])
     hashes = np.concatenate(texts)
-    for sort_sets in (sets._sort_sets.interpret, sets._sort_sets):
-        values, sizes = np.zeros_like(hashes), np.zeros(len(texts), dtype=np.int64)
-        sort_sets(hashes, begins, ends, begins, values, sizes)
-        for text, begin, size in zip(texts, begins, sizes, strict=True):
-            assert values[begin : begin + size].tolist() == np.unique(text).tolist()
+    for sort_sets in (distinct.sort_sets.interpret, distinct.sort_sets):
+        values, ends = np.zeros_like(hashes), np.zeros(len(texts) + 1, dtype=np.int64)
+        sort_sets(hashes, offsets, values, ends)
+        for text, (begin, end) in zip(texts, pairwise(ends), strict=True):
+            assert values[begin:end].tolist() == np.unique(text).tolist()
 
 
 @settings(max_examples=100, deadline=None)
@@ -36,7 +35,7 @@ def check(texts: list[np.ndarray]) -> None:
     )
 )
 def test_sets_are_sorted_and_distinct(texts: list[list[int]]) -> None:
-    sets._sort_sets.compile()
+    distinct.sort_sets.compile()
     check([np.array(text, dtype=np.uint64) for text in texts])
 
 
