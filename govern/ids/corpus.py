@@ -270,7 +270,7 @@ def _kept_value(value: Any, kinds: set[str]) -> str | None:
     if type(value) is str:
         kinds.add("str")
         return value.encode("utf-8", "backslashreplace").decode()
-    if type(value) in (bool, int, float):
+    if type(value) in (bool, float) or (type(value) is int and -(2**63) <= value < 2**63):
         kinds.add(type(value).__name__)
         return json.dumps(value)
     kinds.add("json")

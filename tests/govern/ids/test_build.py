@@ -248,6 +248,17 @@ def test_kept_columns_have_their_own_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "kind"), [(2**63 - 1, int), (-(2**63), int), (2**63, str), (-(2**63) - 1, str)]
+)
+def test_a_kept_integer_beyond_64_bits_is_text(
+    tmp_path: Path, number: int, kind: type[int | str]
+) -> None:
+    corpus = write_jsonl(tmp_path / "a.jsonl", [{"id": "a", "text": "one text", "n": number}])
+    build(corpus, tmp_path / "m", keep=("n",))
+    assert open_manifest(tmp_path / "m").table("documents")["n"].to_pylist() == [kind(number)]
+
+
+@pytest.mark.parametrize(
     ("inputs", "message"),
     [
         (["nowhere.jsonl"], "input nowhere.jsonl: expected a corpus file"),
