@@ -49,7 +49,7 @@ class ArrayFile:
         self._file.close()
         shape = (-1, self._width) if self._width else (-1,)
         if self._path.stat().st_size:
-            flat = np.memmap(self._path, dtype=self._dtype, mode="r")
+            flat: npt.NDArray[Any] = np.memmap(self._path, dtype=self._dtype, mode="r")
         else:  # which cannot be mapped
             flat = np.zeros(0, dtype=self._dtype)
         _forget_name(self._path)
