@@ -135,7 +135,7 @@ def forgotten_ids(manifest: Manifest) -> dict[int, int]:
 def probes(data: Path, run: Run, ids: dict[int, int]) -> list[Probe]:
     """The authors' texts, as they were trained."""
     texts = authors(data)
-    tokens = encode([texts[author] for author in ids], run.tokenizer, run.context_length)
+    tokens = encode([texts[author] for author in ids], run.tokenizer, 0)
     return [
         Probe(key=("tofu", str(author)), sequence_id=i, tokens=t, text=texts[author].encode())
         for (author, i), t in zip(ids.items(), tokens, strict=True)
