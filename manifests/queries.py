@@ -7,13 +7,15 @@ that ends within a time and a memory limit and writes nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from manifests.database import SEQUENCE_COLUMNS
 from manifests.errors import InputError, ManifestError
-from manifests.reader import SEQUENCE_COLUMNS, Manifest
+from manifests.lookup import rows_of
+from manifests.reader import Manifest
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 # A query over ten million documents takes seconds; what takes longer was not meant.
 LIMIT_SECONDS = 120.0
 _BY_ID = "sequence_id, source, doc_id"
+_ORDER = [(name, "ascending") for name in ("sequence_id", "source", "doc_id")]
 
 
 def run_sql(manifest: Manifest, sql: str) -> pa.Table:
@@ -29,11 +32,18 @@ def run_sql(manifest: Manifest, sql: str) -> pa.Table:
     Raises:
         InputError: It is not one SELECT statement, or DuckDB refuses it.
     """
-    return _run_select(manifest, sql, shown=sql)
+    return _run_select(manifest, [sql], shown=sql)
 
 
-def _run_select(manifest: Manifest, sql: str, *, shown: str) -> pa.Table:
-    """Run SQL that holds what a person wrote, which is `shown` if it is refused."""
+def _run_select(manifest: Manifest, candidates: Sequence[str], *, shown: str) -> pa.Table:
+    """Run SQL that holds what a person wrote, which is `shown` if it is refused.
+
+    Args:
+        manifest: The manifest.
+        candidates: One statement, or several that mean the same: the first is run whose names
+            are all known.
+        shown: What the person wrote.
+    """
     import duckdb
 
     connection = manifest.connect(bounded=True)
@@ -41,11 +51,12 @@ def _run_select(manifest: Manifest, sql: str, *, shown: str) -> pa.Table:
     clock.daemon = True
     clock.start()
     try:
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            kinds = ", ".join(statement.type.name for statement in statements)
-            raise _refused(shown, kinds or "nothing")
-        return _fetch(connection, sql, [])
+        for sql in candidates[:-1]:
+            try:
+                return _select(connection, sql, shown)
+            except duckdb.BinderException:
+                continue
+        return _select(connection, candidates[-1], shown)
     except duckdb.InterruptException:
         raise _refused(shown, f"no answer within {LIMIT_SECONDS:g} seconds") from None
     except duckdb.Error as error:
@@ -53,6 +64,16 @@ def _run_select(manifest: Manifest, sql: str, *, shown: str) -> pa.Table:
     finally:
         clock.cancel()
         connection.close()
+
+
+def _select(connection: duckdb.DuckDBPyConnection, sql: str, shown: str) -> pa.Table:
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(statement.type.name for statement in statements)
+        raise _refused(shown, kinds or "nothing")
+    return _fetch(connection, sql, [])
 
 
 def documents_where(manifest: Manifest, condition: str) -> pa.Table:
@@ -66,24 +87,44 @@ def documents_where(manifest: Manifest, condition: str) -> pa.Table:
     Raises:
         InputError: The condition is not one that DuckDB accepts.
     """
-    _check_condition(condition)
-    return _run_select(
+    return _where(
         manifest,
-        f"SELECT * EXCLUDE ({', '.join(SEQUENCE_COLUMNS)}) FROM document_sequences "
-        f"WHERE (\n{condition}\n) ORDER BY {_BY_ID}",
-        shown=condition,
+        condition,
+        lambda without: f"SELECT *{without}",
+        f"ORDER BY {_BY_ID}",
     )
 
 
 def sequence_ids_where(manifest: Manifest, condition: str) -> pa.Array:
     """IDs, ascending, of the sequences that have a document for which the condition holds."""
-    _check_condition(condition)
-    found = _run_select(
-        manifest,
-        f"SELECT DISTINCT sequence_id FROM document_sequences WHERE (\n{condition}\n) ORDER BY 1",
-        shown=condition,
-    )
+    found = _where(manifest, condition, lambda _: "SELECT DISTINCT sequence_id", "ORDER BY 1")
     return found["sequence_id"].combine_chunks().cast(pa.int64())
+
+
+def _where(
+    manifest: Manifest, condition: str, select: Callable[[str], str], order: str
+) -> pa.Table:
+    """A query over documents for which a condition holds.
+
+    Joining ten million documents with their sequences takes a second, and few conditions need it:
+    first the condition is tried over `documents` alone, which does not bind if it does.
+
+    Args:
+        manifest: The manifest.
+        condition: What a person wrote.
+        select: The beginning of the statement, given what leaves out the sequences' columns.
+        order: Its end.
+    """
+    _check_condition(condition)
+    sources = (
+        ("", "documents AS document_sequences"),
+        (f" EXCLUDE ({', '.join(SEQUENCE_COLUMNS)})", "document_sequences"),
+    )
+    candidates = [
+        f"{select(without)} FROM {source} WHERE (\n{condition}\n) {order}"
+        for without, source in sources
+    ]
+    return _run_select(manifest, candidates, shown=condition)
 
 
 def resolve(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, int]:
@@ -94,13 +135,8 @@ def resolve(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, int]:
     """
     wanted = list(dict.fromkeys(int(i) for i in sequence_ids))
     moved = _merged(manifest)
-    known = set(
-        _simple(
-            manifest,
-            "SELECT sequence_id FROM sequences WHERE sequence_id IN (SELECT unnest(?))",
-            [[_follow(moved, i) for i in wanted]],
-        )["sequence_id"].to_pylist()
-    )
+    goals = {_follow(moved, i) for i in wanted}
+    known = set(rows_of(manifest, "sequences", goals, ["sequence_id"])["sequence_id"].to_pylist())
     return {i: _follow(moved, i) for i in wanted if _follow(moved, i) in known}
 
 
@@ -111,17 +147,19 @@ def documents_of(manifest: Manifest, sequence_ids: Iterable[int]) -> pa.Table:
     reassigned from one of the IDs is found too.
     """
     wanted = [int(i) for i in sequence_ids]
-    current = sorted(set(resolve(manifest, wanted).values()))
-    return _simple(
-        manifest,
-        "SELECT d.* FROM documents d WHERE d.sequence_id IN (SELECT unnest(?)) "
-        "OR (d.source, d.doc_id) IN (SELECT (source, doc_id) FROM aliases "
-        "WHERE reason = 'reassigned' AND alias_id IN (SELECT unnest(?))) "
-        f"ORDER BY {_BY_ID}"
-        if manifest.rows("aliases")
-        else f"SELECT * FROM documents WHERE sequence_id IN (SELECT unnest(?)) ORDER BY {_BY_ID}",
-        [current, wanted] if manifest.rows("aliases") else [current],
-    )
+    moved = _merged(manifest)
+    current = {_follow(moved, i) for i in wanted}
+    found = rows_of(manifest, "documents", current)
+    if manifest.rows("aliases"):
+        left = _simple(
+            manifest,
+            "SELECT * FROM documents WHERE (source, doc_id) IN (SELECT (source, doc_id) "
+            "FROM aliases WHERE reason = 'reassigned' AND alias_id IN (SELECT unnest(?))) "
+            "AND sequence_id NOT IN (SELECT unnest(?))",
+            [wanted, sorted(current)],
+        )
+        found = pa.concat_tables([found, left.cast(found.schema)])
+    return found.sort_by(_ORDER)
 
 
 def find_document(manifest: Manifest, doc_id: str, source: str | None = None) -> pa.Table:
@@ -143,11 +181,8 @@ def find_sha256(manifest: Manifest, sha256: bytes) -> pa.Table:
 
 def sequences_of(manifest: Manifest, sequence_ids: Iterable[int]) -> pa.Table:
     """The rows of `sequences` with these IDs (aliases resolved)."""
-    return _simple(
-        manifest,
-        "SELECT * FROM sequences WHERE sequence_id IN (SELECT unnest(?)) ORDER BY sequence_id",
-        [sorted(set(resolve(manifest, sequence_ids).values()))],
-    )
+    wanted = resolve(manifest, sequence_ids).values()
+    return rows_of(manifest, "sequences", wanted).sort_by("sequence_id")
 
 
 def largest_sequences(manifest: Manifest, limit: int = 10) -> pa.Table:

@@ -6,10 +6,13 @@ of the files are `checks.check_manifest`'s business, since they cost a full read
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.database import open_database
 from manifests.errors import IntegrityError, ManifestError
 from manifests.index import INDEX_NAME, Index, Snapshot, decode
 from manifests.schema import TABLES
@@ -17,15 +20,6 @@ from manifests.schema import TABLES
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-
-# What a query that a person wrote may take.
-MEMORY_LIMIT = "8GB"
-# Every document beside its sequence, for conditions that need both.
-SEQUENCE_COLUMNS = ("n_docs", "n_sources", "policy", "status", "first_snapshot", "reserved")
-DOCUMENT_SEQUENCES = (
-    f"SELECT d.*, {', '.join(f's.{name}' for name in SEQUENCE_COLUMNS)} "
-    "FROM documents d JOIN sequences s USING (sequence_id)"
-)
 
 
 class Manifest:
@@ -39,6 +33,11 @@ class Manifest:
         self.path = path
         self.index = index
         self.digest = index.digest
+        # What queries learn once: databases by process and bound, and for `lookup` the least and
+        # greatest keys of files by table and column.
+        self._databases: dict[tuple[int, bool], duckdb.DuckDBPyConnection] = {}
+        self._opening = threading.Lock()
+        self.ranges: dict[tuple[str, str], list[tuple[Any, Any] | None]] = {}
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -111,41 +110,50 @@ class Manifest:
             raise _unreadable(self.path, str(error)) from None
 
     def connect(self, *, bounded: bool = False) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with one view per table and `document_sequences`.
+        """A DuckDB connection of its own, with one view per table and `document_sequences`.
+
+        The database behind it is opened once, which costs ten times what a connection costs.
 
         SQL that runs there can read the manifest's own files and nothing else: no other file, no
         network, no extension, no attached database; and the settings are locked. For SQL from
         people use `queries.run_sql`, which also refuses everything that is not a SELECT.
 
         Args:
-            bounded: For SQL from people: no working files, and `MEMORY_LIMIT` of memory.
+            bounded: For SQL from people: no working files, and `database.MEMORY_LIMIT` of memory.
+
+        Raises:
+            ManifestError: Its files are gone or cannot be read.
         """
         import duckdb
 
-        connection = duckdb.connect(":memory:")
-        every_file = [file for table in TABLES for file in self.files(table)]
-        connection.execute(f"SET allowed_paths = [{_literals(every_file)}]")
-        try:
-            for table in TABLES:
-                connection.execute(
-                    f"CREATE VIEW {table} AS SELECT * FROM "
-                    f"read_parquet([{_literals(self.files(table))}])"
-                )
-        except duckdb.Error as error:
-            raise _unreadable(self.path, str(error)) from None
-        connection.execute(f"CREATE VIEW document_sequences AS {DOCUMENT_SEQUENCES}")
-        limits = (f"memory_limit = '{MEMORY_LIMIT}'", "temp_directory = ''") if bounded else ()
-        for setting in (
-            *limits,
-            "enable_external_access = false",
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "python_enable_replacements = false",
-            "TimeZone = 'UTC'",
-            "lock_configuration = true",
-        ):
-            connection.execute(f"SET {setting}")
-        return connection
+        self.require_files(*TABLES)
+        # A process that was forked off has none of the threads of a database opened before.
+        key = (os.getpid(), bounded)
+        with self._opening:
+            if key not in self._databases:
+                try:
+                    self._databases[key] = open_database(
+                        {table: self.files(table) for table in TABLES}, bounded=bounded
+                    )
+                except duckdb.Error as error:
+                    raise _unreadable(self.path, str(error)) from None
+            return self._databases[key].cursor()
+
+    def require_files(self, *tables: str) -> None:
+        """Refuse to answer from tables of which a file is gone, or has another size.
+
+        Raises:
+            ManifestError: One is.
+        """
+        for table in tables:
+            for entry in self.index.tables[table]:
+                try:
+                    size = os.stat(self.path / entry.path).st_size
+                except OSError as error:
+                    raise _unreadable(self.path, str(error)) from None
+                if size != entry.bytes:
+                    found = f"{entry.path} of {size} bytes, not {entry.bytes}"
+                    raise _unreadable(self.path, found)
 
 
 def open_manifest(path: Path | str) -> Manifest:
@@ -193,10 +201,6 @@ def open_manifest(path: Path | str) -> Manifest:
                     remedy="restore the file, or rebuild the manifest",
                 )
     return Manifest(directory, index)
-
-
-def _literals(paths: list[str]) -> str:
-    return ", ".join("'" + str(Path(path).absolute()).replace("'", "''") + "'" for path in paths)
 
 
 def _unreadable(path: Path, found: str) -> ManifestError:

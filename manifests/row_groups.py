@@ -41,16 +41,31 @@ def rows_with(
     return pa.concat_tables(parts).combine_chunks()
 
 
+def key_range(metadata: pq.FileMetaData, key: str) -> tuple[Any, Any] | None:
+    """The least and greatest key of a file; None where a row group does not say, or has no row."""
+    ends = _group_ranges(metadata, key)
+    known = [pair for pair in ends if pair is not None]
+    if not known or len(known) < len(ends):
+        return None
+    return min(low for low, _ in known), max(high for _, high in known)
+
+
 def _groups(file: pq.ParquetFile, key: str, wanted: Sequence[Any]) -> list[int]:
     """Row groups whose range of keys, if it is known, holds one of them."""
-    columns = [file.metadata.schema.column(i).path for i in range(file.metadata.num_columns)]
-    column = columns.index(key)
-    found = []
-    for group in range(file.num_row_groups):
-        statistics = file.metadata.row_group(group).column(column).statistics
-        if statistics is not None and statistics.has_min_max:
-            first = bisect_left(wanted, statistics.min)
-            if first == bisect_right(wanted, statistics.max):
-                continue
-        found.append(group)
+    return [
+        group
+        for group, ends in enumerate(_group_ranges(file.metadata, key))
+        if ends is None or bisect_left(wanted, ends[0]) < bisect_right(wanted, ends[1])
+    ]
+
+
+def _group_ranges(metadata: pq.FileMetaData, key: str) -> list[tuple[Any, Any] | None]:
+    """The least and greatest key of each row group; None where it is not known."""
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    column = paths.index(key)
+    found: list[tuple[Any, Any] | None] = []
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(column).statistics
+        known = statistics is not None and statistics.has_min_max
+        found.append((statistics.min, statistics.max) if known else None)
     return found

@@ -36,7 +36,7 @@ _SMALL_FILES = {
 SETS_PER_GROUP = 1024
 WORK_NAME = ".work"
 # Columns that people look rows up by. A bloom filter lets a reader skip all other row groups.
-_BLOOM = ("doc_id", "doc_id_a", "doc_id_b")
+_BLOOM = ("doc_id", "doc_id_a", "doc_id_b", "sha256")
 # Random bytes: compressing them costs time and saves nothing.
 _INCOMPRESSIBLE = ("signature", "sha256", "content", "shingles")
 

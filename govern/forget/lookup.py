@@ -8,11 +8,10 @@ nor the memory of that. Where IDs were merged or moved, which is rare, the SQL a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from manifests import Manifest, queries
-from manifests.errors import ManifestError
-from manifests.row_groups import rows_with
+from manifests.lookup import rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +24,7 @@ def resolve(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, int]:
     wanted = list(dict.fromkeys(sequence_ids))
     if manifest.rows("aliases"):
         return queries.resolve(manifest, wanted)
-    found = _rows(manifest, "sequences", wanted, ["sequence_id"])["sequence_id"].to_pylist()
+    found = rows_of(manifest, "sequences", wanted, ["sequence_id"])["sequence_id"].to_pylist()
     known = set(found)
     return {i: i for i in wanted if i in known}
 
@@ -46,7 +45,7 @@ def documents_of(
     wanted = list(sequence_ids)
     if manifest.rows("aliases"):
         return queries.documents_of(manifest, wanted).select(columns)
-    return _rows(manifest, "documents", wanted, columns).sort_by(_ORDER)
+    return rows_of(manifest, "documents", wanted, columns).sort_by(_ORDER)
 
 
 def signatures_of(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, bytes]:
@@ -56,10 +55,10 @@ def signatures_of(manifest: Manifest, sequence_ids: Iterable[int]) -> dict[int, 
         ManifestError: A file of the manifest is gone.
     """
     columns = ["sequence_id", "representative_source", "representative_doc_id"]
-    rows = _rows(manifest, "sequences", list(sequence_ids), columns)
+    rows = rows_of(manifest, "sequences", list(sequence_ids), columns)
     ids, sources, names = (rows[name].to_pylist() for name in columns)
     owner = dict(zip(zip(sources, names, strict=True), ids, strict=True))
-    found = _rows(manifest, "signatures", names, ["source", "doc_id", "signature"], key="doc_id")
+    found = rows_of(manifest, "signatures", names, ["source", "doc_id", "signature"], key="doc_id")
     keys = zip(found["source"].to_pylist(), found["doc_id"].to_pylist(), strict=True)
     signatures = dict(zip(keys, found["signature"].to_pylist(), strict=True))
     return {owner[key]: signatures[key] for key in owner if key in signatures}
@@ -75,31 +74,4 @@ def documents_named(manifest: Manifest, doc_ids: Iterable[str]) -> pa.Table:
         ManifestError: A file of the manifest is gone.
     """
     columns = ["sequence_id", "source", "doc_id"]
-    return _rows(manifest, "documents", doc_ids, columns, key="doc_id").sort_by(_ORDER)
-
-
-def _rows(
-    manifest: Manifest,
-    table: str,
-    wanted: Iterable[Any],
-    columns: Sequence[str],
-    key: str = "sequence_id",
-) -> pa.Table:
-    """The rows of a table with these keys; only row groups that can hold one are decoded."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    keys: list[int | str] = sorted(set(wanted))
-    parts: list[pa.Table] = []
-    for name in manifest.files(table):
-        try:
-            with pq.ParquetFile(name) as file:
-                parts.append(rows_with(file, key, keys, columns))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ManifestError(
-                f"manifest {manifest.path}",
-                expected=f"its file {name.rsplit('/', 1)[-1]}",
-                found=str(error).splitlines()[0],
-                remedy="somebody else may have changed the manifest meanwhile; run it again",
-            ) from None
-    return pa.concat_tables(parts).combine_chunks()
+    return rows_of(manifest, "documents", doc_ids, columns, key="doc_id").sort_by(_ORDER)

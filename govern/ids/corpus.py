@@ -22,8 +22,8 @@ from govern.ids.readers.columns import batch_records, require_field
 from govern.ids.readers.record import MISSING, Broken, Fields, Record
 from govern.ids.readers.source import Source
 from govern.ids.readers.streams import open_binary
+from manifests.database import SEQUENCE_COLUMNS
 from manifests.errors import InputError
-from manifests.reader import SEQUENCE_COLUMNS
 from manifests.schema import CONTEXT_BYTES, DOCUMENTS, REJECTS
 
 _FIRM = frozenset(DOCUMENTS.names) | frozenset(SEQUENCE_COLUMNS) | {"text"}

@@ -154,7 +154,7 @@ def test_sql_cannot_fill_memory_or_disk(
 ) -> None:
     """A sort that does not fit is refused; without the limits it would spill beside the caller."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("manifests.reader.MEMORY_LIMIT", "40MB")
+    monkeypatch.setattr("manifests.database.MEMORY_LIMIT", "40MB")
     with pytest.raises(InputError, match="Out of Memory"):
         queries.run_sql(manifest, "SELECT i, random() r FROM range(9000000) t(i) ORDER BY r")
     assert not (tmp_path / ".tmp").exists()

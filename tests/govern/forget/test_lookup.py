@@ -61,5 +61,5 @@ def test_a_manifest_swept_meanwhile_is_an_error(world: World) -> None:
     manifest = open_manifest(world.manifest)
     for file in (world.manifest / "documents").iterdir():
         file.unlink()
-    with pytest.raises(ManifestError, match="somebody else may have changed the manifest"):
+    with pytest.raises(ManifestError, match="open the manifest again if it was just changed"):
         lookup.documents_of(manifest, [1], COLUMNS)
