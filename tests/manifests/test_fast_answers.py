@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,13 +178,14 @@ def test_files_that_changed_are_an_error(manifest: Manifest, how: str) -> None:
     else:
         with file.open("ab") as stream:
             stream.write(b"x")
-    for question in (
+    questions: list[Callable[[], object]] = [
         lambda: queries.documents_of(manifest, [11]),
         lambda: queries.find_document(manifest, "a1"),
         lambda: queries.run_sql(manifest, "SELECT * FROM documents"),
         lambda: queries.documents_where(manifest, "owner = 'acme'"),
         lambda: names.find("acme"),
-    ):
+    ]
+    for question in questions:
         with pytest.raises(ManifestError, match="expected files that can be read"):
             question()
 
