@@ -154,7 +154,7 @@ def forget_step(base: Path, first: int, count: int, out: str | None) -> dict[str
     imports = time.perf_counter() - begin
     marks: list[tuple[str, float]] = []
     for module, name in (
-        (execute, "read_run"), (execute, "select"), (execute, "make_plan"),
+        (execute, "read_checkpoints"), (execute, "select"), (execute, "make_plan"),
         (execute, "erase_locked"), (execute, "verify_erased"), (execute, "make_statement"),
         (execute, "sign_statement"), (execute, "issue"), (execute, "add_forgotten"),
         (execute, "write_report"), (execute, "render_report"),
