@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from govern.ids.inputs import Inputs
-from govern.ids.parts import PARTS_NAME
+from govern.ids.parts import PARTS_FORMAT, PARTS_NAME
 from manifests.errors import InputError
 from manifests.files import atomic_write, canonical_json, writer_lock
 from manifests.index import INDEX_NAME
@@ -46,15 +46,20 @@ class Begun:
     def of(cls, parameters: Mapping[str, Any], inputs: Inputs) -> Begun:
         """A build of these files with these parameters and the extractors that are installed."""
         return cls(
-            parameters={**parameters, "extractors": list(inputs.extractors)},
+            parameters={
+                **parameters,
+                "extractors": list(inputs.extractors),
+                "parts_format": PARTS_FORMAT,
+            },
             inputs={f.uri: [f.source, f.version] for f in inputs.files},
         )
 
     def difference(self, now: Begun) -> str | None:
         """What `now` has changed, in words; None when nothing."""
         # Bands and rows follow from the threshold, which a person would rather hear of.
-        for name in sorted(self.parameters, key=lambda name: (name in ("bands", "rows"), name)):
-            value = self.parameters[name]
+        names = {*self.parameters, *now.parameters}
+        for name in sorted(names, key=lambda name: (name in ("bands", "rows"), name)):
+            value = self.parameters.get(name)
             if now.parameters.get(name) != value:
                 return f"{name} {value} at its beginning and {now.parameters.get(name)} now"
         for uri in sorted({*self.inputs, *now.inputs}):

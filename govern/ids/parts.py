@@ -30,6 +30,8 @@ from manifests.files import canonical_json, fsync_directory
 from manifests.schema import REJECTS
 
 PARTS_NAME = "parts"
+# Raised when a part's columns change their meaning, so that no build goes on from older parts.
+PARTS_FORMAT = 2
 # Bytes of text of a part: a few seconds of work. A part is one open file later, so there are no
 # more than some hundreds of them, however large the corpus is.
 PART_BYTES = 256 << 20

@@ -20,7 +20,8 @@ from kill_points import ended, forked
 from govern.cli import main
 from govern.ids import ingest
 from govern.ids.corpus import ReadOptions
-from govern.ids.parts import PartWriter
+from govern.ids.output import Begun
+from govern.ids.parts import PARTS_FORMAT, PartWriter
 from govern.ids.pipeline import BuildConfig, build_ids
 from manifests.checks import check_manifest
 from manifests.errors import InputError
@@ -369,3 +370,11 @@ def test_many_small_files_need_few_open_ones(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_twenty_thousand_small_files_need_few_open_ones(tmp_path: Path) -> None:
     build_with_few_open_files(tmp_path, 20_000)
+
+
+def test_parts_of_another_format_are_not_gone_on_with() -> None:
+    """An older release's parts may hold other values under the same names."""
+    older = Begun(parameters={"ngram": 5}, inputs={})
+    now = Begun(parameters={"ngram": 5, "parts_format": PARTS_FORMAT}, inputs={})
+    assert older.difference(now) == f"parts_format None at its beginning and {PARTS_FORMAT} now"
+    assert now.difference(now) is None
