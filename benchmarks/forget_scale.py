@@ -36,6 +36,7 @@ LAYERS, BLOCK_SIZE, HIDDEN = 2, 4, 48
 BLOCK_BYTES = LAYERS * 3 * BLOCK_SIZE * HIDDEN * 4
 CHUNK = 10_000
 NUM_PERM = 128
+BANDS = 32
 
 
 def sequence_ids(blocks: int) -> np.ndarray:
@@ -81,11 +82,14 @@ def write_manifest(path: Path, ids: np.ndarray) -> None:
                 pa.binary(4 * NUM_PERM), count,
                 [None, pa.py_buffer(random.bytes(4 * NUM_PERM * count))],
             ),
+            "bands": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(4 * BANDS), count, [None, pa.py_buffer(random.bytes(4 * BANDS * count))]
+            ),
         },
     }  # fmt: skip
     tables = {}
     for table in TABLES:
-        schema = table_schema(table, num_perm=NUM_PERM)
+        schema = table_schema(table, num_perm=NUM_PERM, bands=BANDS)
         given = columns.get(table)
         content = (
             pa.Table.from_arrays([given[f.name].cast(f.type) for f in schema], schema=schema)
@@ -97,7 +101,7 @@ def write_manifest(path: Path, ids: np.ndarray) -> None:
         snapshot=1, inputs=(InputFile(uri="corpus.jsonl", bytes=count),), records=count,
         documents=count, rejects=0, content_digest="",
     )  # fmt: skip
-    parameters = {"threshold": 0.7, "num_perm": NUM_PERM, "ngram": 5, "seed": 1}
+    parameters = {"threshold": 0.7, "num_perm": NUM_PERM, "bands": BANDS, "ngram": 5, "seed": 1}
     commit(path, make_index(parameters=parameters, earlier=(), snapshot=snapshot, tables=tables))
 
 

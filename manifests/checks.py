@@ -174,7 +174,8 @@ def _schemas(manifest: Manifest) -> tuple[bool, str]:
     import pyarrow.parquet as pq
 
     for table in TABLES:
-        firm = table_schema(table, num_perm=manifest.parameters["num_perm"])
+        known = manifest.parameters
+        firm = table_schema(table, num_perm=known["num_perm"], bands=known["bands"])
         for entry in manifest.index.tables[table]:
             file = pq.ParquetFile(manifest.path / entry.path)
             found = file.schema_arrow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 FORMAT = "memsinks-govern manifest"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 POLICIES = ("shared", "pooled", "private", "strict")
 STATUSES = ("active", "forgotten")
@@ -105,19 +105,25 @@ SHINGLES = pa.schema(
         _field("doc_id", pa.string()),
         _field("text", pa.int64()),  # equal for documents with one normalised text
         _field("content", SHA256),  # of the normalised text
+        _field("n_shingles", pa.int32()),  # hashes of the set in this row, 0 without one
         # Sorted distinct 64-bit shingle hashes, little-endian; only at the first row of a text.
         _field("shingles", pa.large_binary(), nullable=True),
     ]
 )
 
 
-def signatures_schema(num_perm: int) -> pa.Schema:
-    """Signatures: source, doc_id, signature (num_perm little-endian uint32)."""
+def signatures_schema(num_perm: int, bands: int) -> pa.Schema:
+    """Signatures: source, doc_id, signature (num_perm little-endian uint32), bands.
+
+    `bands` has for each band the upper half of its key, as little-endian uint32: what a search
+    reads instead of four times as many signature values.
+    """
     return pa.schema(
         [
             _field("source", pa.string()),
             _field("doc_id", pa.string()),
             _field("signature", pa.binary(4 * num_perm)),
+            _field("bands", pa.binary(4 * bands)),
         ]
     )
 
@@ -130,10 +136,10 @@ CONTENT_TABLES = ("documents", "links", "aliases", "rejects", "signatures")
 CONTEXT_BYTES = 200
 
 
-def table_schema(table: str, *, num_perm: int) -> pa.Schema:
+def table_schema(table: str, *, num_perm: int, bands: int) -> pa.Schema:
     """The firm schema of a table; kept columns of `documents` come behind it."""
     if table == "signatures":
-        return signatures_schema(num_perm)
+        return signatures_schema(num_perm, bands)
     return {
         "documents": DOCUMENTS,
         "sequences": SEQUENCES,

@@ -24,6 +24,9 @@ from manifests.row_groups import rows_with
 from manifests.schema import POLICIES, SEQUENCES, TABLES
 
 ROWS_PER_GROUP = 32_768
+# A kept column has its values everywhere in `documents`: a reader looks at the dictionary of every
+# row group. Of `shingles`, a set of which is as long as its text, few rows are wanted at a time.
+_OTHER_GROUPS = {"documents": 4 * ROWS_PER_GROUP, "shingles": 4096}
 ROWS_PER_FILE = 32 * ROWS_PER_GROUP
 # Changing one row writes its file anew: tables whose rows change have small ones.
 _SMALL_FILES = {
@@ -32,13 +35,17 @@ _SMALL_FILES = {
     "sequences": ROWS_PER_GROUP,
     "tombstones": ROWS_PER_GROUP // 8,
 }
-# A set of shingles is as long as its text, and few of them are wanted at a time.
-SETS_PER_GROUP = 1024
 WORK_NAME = ".work"
 # Columns that people look rows up by. A bloom filter lets a reader skip all other row groups.
 _BLOOM = ("doc_id", "doc_id_a", "doc_id_b", "sha256")
 # Random bytes: compressing them costs time and saves nothing.
-_INCOMPRESSIBLE = ("signature", "sha256", "content", "shingles")
+_INCOMPRESSIBLE = ("signature", "bands", "sha256", "content", "shingles")
+# Names and IDs of few documents are wanted out of many: pages that are quickly read, at the cost
+# of a seventh more room. `sequence_id` is sorted and nearly unique, so a dictionary of it is none.
+_QUICK_PAGE_BYTES = 16_384
+# Numbers of texts that grow, or that differ from their neighbours by little.
+_DELTAS = ("text_a", "text_b")
+_LARGEST_DICTIONARY = 1 << 24
 
 
 def rows_per_file(table: str) -> int:
@@ -65,7 +72,7 @@ class TableWriter:
         self._writer: pq.ParquetWriter | None = None
         self._entries: list[FileEntry] = []
         self._temporary = directory / WORK_NAME / f"{table}.parquet"
-        self._group = SETS_PER_GROUP if table == "shingles" else ROWS_PER_GROUP
+        self._group = _OTHER_GROUPS.get(table, ROWS_PER_GROUP)
         self._rows_per_file = rows_per_file(table)
 
     def write(self, rows: pa.Table) -> None:
@@ -101,19 +108,27 @@ class TableWriter:
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
-            names = self._schema.names
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                self._schema,
-                compression={n: "none" if n in _INCOMPRESSIBLE else "zstd" for n in names},
-                # A dictionary of unique values costs time and saves nothing.
-                use_dictionary=[n for n in names if n not in (*_INCOMPRESSIBLE, *_BLOOM)],
-                write_statistics=[n for n in names if n not in _INCOMPRESSIBLE],
-                bloom_filter_options={
-                    n: {"ndv": self._group, "fpp": 0.01} for n in _BLOOM if n in names
-                },
-            )
+            self._writer = pq.ParquetWriter(self._temporary, self._schema, **self._layout())
         return self._writer
+
+    def _layout(self) -> dict[str, Any]:
+        """How columns are stored."""
+        names = self._schema.names
+        quick = self._table == "documents"
+        plain = (*_INCOMPRESSIBLE, *(("sequence_id",) if quick else ()))
+        codec = "lz4" if quick else "zstd"
+        return {
+            "compression": {n: "none" if n in plain else codec for n in names},
+            # A dictionary of unique values costs time and saves nothing.
+            "use_dictionary": [n for n in names if n not in (*plain, *_BLOOM, *_DELTAS)],
+            "dictionary_pagesize_limit": _LARGEST_DICTIONARY,
+            "column_encoding": {n: "DELTA_BINARY_PACKED" for n in _DELTAS if n in names},
+            "write_statistics": [n for n in names if n not in _INCOMPRESSIBLE],
+            "bloom_filter_options": {
+                n: {"ndv": self._group, "fpp": 0.01} for n in _BLOOM if n in names
+            },
+            **({"data_page_size": _QUICK_PAGE_BYTES} if quick else {}),
+        }
 
     def _finish_file(self) -> None:
         if self._writer is None:

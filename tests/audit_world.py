@@ -96,6 +96,7 @@ def write_manifest(path: Path) -> None:
                     "source": "corpus",
                     "doc_id": document_name(sequence_id, copy),
                     "signature": (hashlib.sha512(text).digest() * 8),
+                    "bands": (hashlib.sha512(text).digest() * 2),
                 }
             )
         links.append(
@@ -116,7 +117,7 @@ def write_manifest(path: Path) -> None:
     rows["signatures"] = signatures
     tables = {}
     for table in TABLES:
-        schema = table_schema(table, num_perm=128)
+        schema = table_schema(table, num_perm=128, bands=32)
         tables[table] = write_table(path, table, pa.Table.from_pylist(rows.get(table, []), schema))
     snapshot = Snapshot(
         snapshot=1,
@@ -126,7 +127,7 @@ def write_manifest(path: Path) -> None:
         rejects=0,
         content_digest="",
     )
-    parameters = {"threshold": 0.7, "num_perm": 128}
+    parameters = {"threshold": 0.7, "num_perm": 128, "bands": 32}
     commit(path, make_index(parameters=parameters, earlier=(), snapshot=snapshot, tables=tables))
 
 

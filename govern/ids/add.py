@@ -237,7 +237,7 @@ def _decide(
     """The stages between reading and writing."""
     from govern.ids.amend import Addition
     from govern.ids.cluster import cluster
-    from govern.ids.relink import NewTexts, Resources, relink
+    from govern.ids.relink import NewTexts, Resources, bucket_rule, relink
     from govern.ids.sets import build_sets, chosen_sets
     from govern.ids.standing import decide
     from govern.ids.stored import load_links
@@ -280,6 +280,7 @@ def _decide(
             ingested=ingested,
             settled=settled,
             sets=sets,
+            banding=bucket_rule(manifest.parameters).banding,
             numbers=union.numbers,
             fresh=union.fresh,
             sequence_ids=standing.carried.sequence_ids[union.numbers],

@@ -52,6 +52,20 @@ def fill_band_keys(signatures, texts, rows, keys):  # type: ignore[no-untyped-de
 
 
 @compiled()
+def _fill_halves(signatures, rows, halves):  # type: ignore[no-untyped-def]
+    for i in range(len(signatures)):
+        for band in range(halves.shape[1]):
+            halves[i, band] = band_key(signatures, i, band, rows) >> _SHIFT
+
+
+def band_halves(signatures: npt.NDArray[np.uint32], banding: Banding) -> npt.NDArray[np.uint32]:
+    """The upper half of every band's key of signatures, uint32 [n, bands]."""
+    halves = np.empty((len(signatures), banding.bands), dtype=np.uint32)
+    _fill_halves(signatures, banding.rows, halves)
+    return halves
+
+
+@compiled()
 def _bucket_pairs(members, cap, pivots, pairs):  # type: ignore[no-untyped-def]
     """Write each bucket's pairs as (smaller << 32 | larger); with an empty `pairs` only count.
 

@@ -326,6 +326,7 @@ def _decide(
         ingested=ingested,
         settled=settled,
         sets=sets,
+        banding=config.banding,
         numbers=texts,
         fresh=np.ones(len(texts), dtype=np.bool_),
         sequence_ids=ids,

@@ -54,8 +54,10 @@ def build_sets(ingested: Ingested, documents: Indices, path: Path) -> ShingleSet
     return collect_sets(path, len(documents), parts())
 
 
-def encode_sets(sets: ShingleSets, chosen: Indices, present: npt.NDArray[np.bool_]) -> pa.Array:
-    """The column `shingles` of some rows: the chosen set where `present`, else null.
+def encode_sets(
+    sets: ShingleSets, chosen: Indices, present: npt.NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Columns `n_shingles` and `shingles` of some rows: the chosen set where `present`, else none.
 
     Args:
         sets: All sets.
@@ -68,11 +70,11 @@ def encode_sets(sets: ShingleSets, chosen: Indices, present: npt.NDArray[np.bool
     data = np.empty(int(offsets[-1]) // 8, dtype=np.uint64)
     _gather(sets.values, sets.begins, sets.sizes, chosen[present], data)
     validity = pa.py_buffer(np.packbits(present, bitorder="little"))
-    return pa.Array.from_buffers(
-        pa.large_binary(),
-        len(chosen),
-        [validity, pa.py_buffer(offsets), pa.py_buffer(data.astype("<u8", copy=False))],
-    )
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data.astype("<u8", copy=False))]
+    return {
+        "n_shingles": pa.array(sizes, pa.int32()),
+        "shingles": pa.Array.from_buffers(pa.large_binary(), len(chosen), buffers),
+    }
 
 
 def chosen_sets(sets: ShingleSets, chosen: Indices) -> ShingleSets:

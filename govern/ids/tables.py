@@ -17,6 +17,8 @@ import pyarrow as pa
 
 from govern.ids.corpus import kept_type
 from govern.ids.ingest import Ingested, fixed_binary
+from govern.ids.lsh import band_halves
+from govern.ids.minhash import Banding
 from govern.ids.sets import ShingleSets, encode_sets
 from govern.ids.settle import Settled
 from manifests import schema
@@ -38,6 +40,7 @@ class Assigned:
         ingested: The documents.
         settled: Which of them are documents, and their texts.
         sets: The shingle set of each text.
+        banding: How signatures are cut.
         numbers: int64 [texts], the number of each text in the manifest.
         fresh: bool [texts], the manifest did not have this text before.
         sequence_ids: int64 [texts].
@@ -49,6 +52,7 @@ class Assigned:
     ingested: Ingested
     settled: Settled
     sets: ShingleSets
+    banding: Banding
     numbers: Indices
     fresh: npt.NDArray[np.bool_]
     sequence_ids: Indices
@@ -140,18 +144,19 @@ def _write_documents(
 
 
 def _write_signatures(directory: Path, assigned: Assigned, order: Indices) -> Files:
-    target = schema.signatures_schema(assigned.ingested.signatures.shape[1])
+    num_perm = assigned.ingested.signatures.shape[1]
+    target = schema.signatures_schema(num_perm, assigned.banding.bands)
     writer = TableWriter(directory, "signatures", target)
     # A signature is 4 * num_perm bytes: smaller parts than the other tables'.
     for begin in range(0, len(order), _PART // 4):
         rows = order[begin : begin + _PART // 4]
-        signatures = assigned.ingested.signatures[rows].astype("<u4")
-        writer.write(
-            assigned.names(rows).append_column(
-                target.field("signature"),
-                fixed_binary(signatures, target.field("signature").type),
-            )
-        )
+        part = assigned.names(rows)
+        signatures = assigned.ingested.signatures[rows]
+        halves = band_halves(signatures, assigned.banding)
+        for name, values in (("signature", signatures), ("bands", halves)):
+            field = target.field(name)
+            part = part.append_column(field, fixed_binary(values.astype("<u4"), field.type))
+        writer.write(part)
     return writer.close()
 
 
@@ -171,7 +176,7 @@ def _write_shingles(directory: Path, assigned: Assigned, order: Indices) -> File
                     "doc_id": named["doc_id"],
                     "text": pa.array(assigned.numbers[texts]),
                     "content": fixed_binary(content, schema.SHA256),
-                    "shingles": encode_sets(assigned.sets, texts, first),
+                    **encode_sets(assigned.sets, texts, first),
                 }
             )
         )

@@ -71,8 +71,8 @@ INVALID = {
         lambda p: edit(p, lambda v: v.update(format="x")), ManifestError, "another kind of file",
     ),
     "another version": (
-        lambda p: edit(p, lambda v: v.update(format_version=2)),
-        ManifestError, "expected format version 1, found format version 2",
+        lambda p: edit(p, lambda v: v.update(format_version=3)),
+        ManifestError, "expected format version 2, found format version 3",
     ),
     "a changed parameter": (
         lambda p: edit(p, lambda v: v["parameters"].update(threshold=0.1)),

@@ -92,8 +92,13 @@ def tables() -> Tables:
         schema=schema.REJECTS,
     )
     signatures = pa.table(
-        {"source": ["s"] * count, "doc_id": names, "signature": [b"\0" * 64] * count},
-        schema=schema.signatures_schema(16),
+        {
+            "source": ["s"] * count,
+            "doc_id": names,
+            "signature": [b"\0" * 64] * count,
+            "bands": [b"\0" * 16] * count,
+        },
+        schema=schema.signatures_schema(16, 4),
     )
     texts = [0, 0, 1, 2, 3, 4, 5]  # a2 is a copy of a1
     shingles = pa.table(
@@ -102,6 +107,7 @@ def tables() -> Tables:
             "doc_id": names,
             "text": texts,
             "content": [hashlib.sha256(b"%d" % text).digest() for text in texts],
+            "n_shingles": [int(n != "a2") for n in names],
             "shingles": [None if n == "a2" else b"\0" * 8 for n in names],
         },
         schema=schema.SHINGLES,
@@ -124,7 +130,7 @@ def write_manifest(
     with writer_lock(path):
         files = {name: write_table(path, name, rows) for name, rows in content.items()}
         index = make_index(
-            parameters={"threshold": 0.7, "num_perm": 16},
+            parameters={"threshold": 0.7, "num_perm": 16, "bands": 4},
             earlier=(),
             snapshot=Snapshot(
                 snapshot=1, inputs=(), records=records, documents=7, rejects=1, content_digest=""

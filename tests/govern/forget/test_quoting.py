@@ -113,7 +113,7 @@ def test_rows_of_duplicates_alone_have_no_sets(
     """A row group in which every text stood before."""
     import manifests.writer
 
-    monkeypatch.setattr(manifests.writer, "ROWS_PER_GROUP", 2)
+    monkeypatch.setitem(manifests.writer._OTHER_GROUPS, "shingles", 2)
     poem = text("poem")
     half = f"{text('essay')} {part('poem', 0, 100)}"
     manifest = build(tmp_path, {f"poem-{i}": poem for i in range(6)} | {"half": half})
