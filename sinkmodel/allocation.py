@@ -29,7 +29,7 @@ from manifests.errors import CheckpointError
 from manifests.files import atomic_write
 from manifests.sequence_id import NO_SEQUENCE, format_id
 from sinkmodel.forgotten import FORGOTTEN_FILE, encode_forgotten, read_forgotten
-from sinkmodel.keyed_hash import splitmix64
+from sinkmodel.pool import bad_id, draw_pool
 
 SINK_MAP_FILE = "sink_map.parquet"
 POLICIES = ("shared", "pooled", "private", "strict")
@@ -259,6 +259,7 @@ def allocate(
     pool_blocks: int,
     pool_draws: int,
     seed: int,
+    pool_parts: int = 1,
     existing: SinkMap | None = None,
 ) -> SinkMap:
     """Give every sequence its blocks. The result does not depend on the order of the rows.
@@ -271,6 +272,7 @@ def allocate(
         pool_blocks: Size of the pool. 0 where no sequence is `pooled`.
         pool_draws: Blocks of the pool that every `pooled` ID uses.
         seed: Keys the hash that draws from the pool.
+        pool_parts: See `sinkmodel.pool.draw_pool`.
         existing: A map to extend: its rows are kept as they are, forgotten ones too, and new
             private blocks lie beyond its highest block.
 
@@ -297,7 +299,9 @@ def allocate(
 
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     blocks = np.repeat(starts, counts) + within
-    drawn = draw_pool(ids[pooled], pool_blocks=pool_blocks, draws=pool_draws, seed=seed)
+    drawn = draw_pool(
+        ids[pooled], pool_blocks=pool_blocks, draws=pool_draws, seed=seed, parts=pool_parts
+    )
     blocks[np.repeat(pooled, counts)] = drawn.reshape(-1)
     columns = [
         pa.array(ids),
@@ -308,54 +312,6 @@ def allocate(
     ]
     table = pa.concat_tables([old.table, pa.Table.from_arrays(columns, schema=SCHEMA)])
     return SinkMap(table.sort_by("sequence_id").combine_chunks())
-
-
-def draw_pool(sequence_ids: IntArray, *, pool_blocks: int, draws: int, seed: int) -> IntArray:
-    """The pool blocks of each ID: a keyed hash, no repeats within an ID, no ID favoured.
-
-    Draw j = 0, 1, … of an ID is `(h >> 32) * pool_blocks >> 32` with
-    `h = mix(mix(mix(seed) ^ id) ^ j)` and `mix` = `sinkmodel.keyed_hash.splitmix64`; a draw that
-    the ID has already is skipped, until it has `draws` blocks. Blocks are in the order drawn.
-
-    Args:
-        sequence_ids: int64 [n], all positive.
-        pool_blocks: Size of the pool, below 2^31.
-        draws: Blocks per ID.
-        seed: Any 64-bit integer.
-
-    Returns:
-        int64 [n, draws].
-
-    Raises:
-        CheckpointError: An ID is 0 or negative, or the pool is smaller than `draws`.
-    """
-    if not len(sequence_ids):
-        return np.zeros((0, draws), dtype=np.int64)
-    if (sequence_ids <= 0).any():
-        raise _bad_id(int(sequence_ids.min()))
-    if not 0 < draws <= pool_blocks < 2**31:
-        raise CheckpointError(
-            "sink pool",
-            expected=f"between 1 and pool_blocks={pool_blocks} draws per pooled sequence",
-            found=f"pool_draws={draws}",
-            remedy="set pool_blocks and pool_draws for the pooled sequences",
-        )
-    key = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
-    key = splitmix64(key ^ sequence_ids.astype(np.uint64))
-    chosen = np.full((len(sequence_ids), draws), -1, dtype=np.int64)
-    have = np.zeros(len(sequence_ids), dtype=np.int64)
-    pending = np.arange(len(sequence_ids))
-    j = np.uint64(0)
-    while len(pending):
-        high = splitmix64(key[pending] ^ j) >> np.uint64(32)
-        block = (high * np.uint64(pool_blocks) >> np.uint64(32)).astype(np.int64)
-        fresh = ~(chosen[pending] == block[:, None]).any(axis=1)
-        rows = pending[fresh]
-        chosen[rows, have[rows]] = block[fresh]
-        have[rows] += 1
-        pending = pending[have[pending] < draws]
-        j += np.uint64(1)
-    return chosen
 
 
 def _take(blocks: IntArray, starts: IntArray, lengths: IntArray) -> BlockLists:
@@ -370,7 +326,7 @@ def _new_sequences(sequences: pa.Table, old: SinkMap) -> pa.Table:
     table = sequences.select(["sequence_id", "policy", "n_tokens"]).sort_by("sequence_id")
     ids = np.asarray(table["sequence_id"].to_numpy(), dtype=np.int64)
     if len(ids) and ids[0] <= 0:
-        raise _bad_id(int(ids[0]))
+        raise bad_id(int(ids[0]))
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if len(repeated):
         raise _broken(f"sequence {format_id(int(repeated[0]))}", "one row", "several")
@@ -421,15 +377,6 @@ def _check_owners(table: pa.Table) -> None:
     twice = blocks[own & (uses[blocks] > 1)]
     if len(twice):
         raise _broken("sink map", f"one owner of private block {twice[0]}", "several")
-
-
-def _bad_id(sequence_id: int) -> CheckpointError:
-    return CheckpointError(
-        f"sequence ID {sequence_id}",
-        expected="a positive ID (0 means no sequence)",
-        found="an ID that cannot own sinks",
-        remedy="leave text without a sequence out of the allocation",
-    )
 
 
 def _broken(what: str, expected: str, found: str) -> CheckpointError:

@@ -25,7 +25,8 @@ from transformers.utils import logging as transformers_logging
 from manifests import Manifest
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
-from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
+from manifests.merkle import HASH_BYTES
+from sinkmodel.bank_format import bank_digest, header_bytes, open_bank, open_banks
 from sinkmodel.bank_tree import leaves_path, write_leaves
 from sinkmodel.erase import require_settled
 from sinkmodel.modeling_sink import SinkForCausalLM
@@ -125,12 +126,17 @@ def save_model(
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
+    for file in path.glob("sinks-*.safetensors"):
+        write_leaves(file)
+    return bank_records(path)
+
+
+def bank_records(path: Path) -> list[dict[str, Any]]:
+    """file, blocks and root of every bank of a run, the root from its stored tree."""
     banks = []
-    for file in sorted(path.glob("sinks-*.safetensors")):
-        root = write_leaves(file)
-        index = int(file.stem.removeprefix("sinks-"))
-        blocks = model.sinks.banks[index].shape[0]
-        banks.append({"file": file.name, "blocks": blocks, "root": root.hex()})
+    for bank in open_banks(path):
+        root = leaves_path(bank.path).read_bytes()[-HASH_BYTES:]
+        banks.append({"file": bank.path.name, "blocks": bank.blocks, "root": root.hex()})
     return banks
 
 

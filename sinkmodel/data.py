@@ -73,6 +73,10 @@ class Batch:
     position_ids: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Exposures:
@@ -101,16 +105,16 @@ def schedule(store: TokenStore, policies: Sequence[str], config: TrainConfig) ->
     times = [exposures.time[exposures.stream == code] for code in range(3)]
     length, rows_each = config.context_length, config.batch_rows
 
-    open_rows = list(_pack(_chunks(store, streams[0], times[0], length), length))
+    open_rows = list(pack(_chunks(store, streams[0], times[0], length), length))
     steps = [open_rows[i : i + rows_each] for i in range(0, len(open_rows), rows_each)]
     batches = [
         MicroBatch("open", index / len(steps), tuple(row for _, row in step))
         for index, step in enumerate(steps)
     ]
-    sealed_rows = list(_pack(_chunks(store, streams[1], times[1], length), length))
+    sealed_rows = list(pack(_chunks(store, streams[1], times[1], length), length))
     batches += _sinks_only("sealed", sealed_rows, config.governed_rows)
     for document, time in zip(streams[2], times[2], strict=True):
-        alone = _pack(_chunks(store, np.array([document]), np.array([time]), length), length)
+        alone = pack(_chunks(store, np.array([document]), np.array([time]), length), length)
         batches += _sinks_only("strict", list(alone), config.governed_rows)
     # Total: open before sealed before strict at one time, one document's chunks in their order.
     rank = {"open": 0, "sealed": 1, "strict": 2}
@@ -165,7 +169,7 @@ def _chunks(
             yield float(time), Chunk(int(document), begin, min(begin + length, size))
 
 
-def _pack(chunks: Iterator[tuple[float, Chunk]], length: int) -> Iterator[tuple[float, Row]]:
+def pack(chunks: Iterator[tuple[float, Chunk]], length: int) -> Iterator[tuple[float, Row]]:
     """First fit over the last `_OPEN_ROWS` rows; rows leave in the order in which they began."""
     waiting: list[tuple[float, list[Chunk], int]] = []
     for time, chunk in chunks:
@@ -184,13 +188,20 @@ def _pack(chunks: Iterator[tuple[float, Chunk]], length: int) -> Iterator[tuple[
         yield begun, tuple(row)
 
 
-def collate(store: TokenStore, batch: MicroBatch, length: int, pad_id: int) -> Batch:
+def predicted_tokens(batch: MicroBatch) -> int:
+    """How many tokens a loss is taken of: all but the first of each chunk."""
+    return sum(chunk.end - chunk.begin - 1 for row in batch.rows for chunk in row)
+
+
+def collate(
+    store: TokenStore, batch: MicroBatch, length: int, pad_id: int, *, trim: bool = False
+) -> Batch:
     """Tensors of a micro-batch.
 
-    Open and sealed rows are padded to `length`; strict ones to their own longest row, which no
-    other sequence can change.
+    Open and sealed rows are padded to `length`; strict ones, and all with `trim`, to their own
+    longest row, which no other micro-batch can change.
     """
-    if batch.stream == "strict":
+    if batch.stream == "strict" or trim:
         length = max(sum(chunk.end - chunk.begin for chunk in row) for row in batch.rows)
     shape = (len(batch.rows), length)
     input_ids = np.full(shape, pad_id, dtype=np.int64)

@@ -34,6 +34,13 @@ def token_losses(
     return losses.view(targets.shape)
 
 
+def mean_loss(logits_BTV: Tensor, labels_BT: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Mean of `token_losses` over the tokens that are not ignored; 0 where all are."""
+    losses_BT = token_losses(logits_BTV, labels_BT, position_ids)
+    counted = (next_labels(labels_BT, position_ids) != IGNORED).sum()
+    return losses_BT.sum() / counted.clamp(min=1)
+
+
 def next_labels(labels_BT: Tensor, position_ids: Tensor | None = None) -> Tensor:
     """What each token is to predict: int64 [B, T - 1], `IGNORED` across documents."""
     targets = labels_BT[:, 1:]

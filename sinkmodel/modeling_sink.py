@@ -10,6 +10,7 @@ Tensor suffixes: B rows, T tokens of a row, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from manifests.errors import CheckpointError, InputError
-from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
-from sinkmodel.configuration_sink import SinkConfig
+from sinkmodel.allocation import SINK_MAP_FILE, IntArray, SinkMap
+from sinkmodel.configuration_sink import BANK_BYTES, SinkConfig
 from sinkmodel.decoder import SinkModel, SinkPreTrainedModel, check_packing
-from sinkmodel.losses import IGNORED, next_labels, token_losses
+from sinkmodel.losses import mean_loss, token_losses
 from sinkmodel.sink_mlp import Routing, SinkBanks, route
 from sinkmodel.weights import write_weights
 
@@ -137,16 +138,12 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
             sinks=None if routing is None else self.sinks.gather(routing),
             routing=routing,
         )
-        hidden_BTD = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(hidden_BTD[:, kept])
-        loss = None
-        if labels is not None:
-            losses_BT = token_losses(logits_BTV, labels, position_ids)
-            counted = (next_labels(labels, position_ids) != IGNORED).sum()
-            loss = losses_BT.sum() / counted.clamp(min=1)
+        logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
         output = CausalLMOutputWithPast(
-            loss=loss, logits=logits_BTV, past_key_values=outputs.past_key_values
+            loss=None if labels is None else mean_loss(logits_BTV, labels, position_ids),
+            logits=logits_BTV,
+            past_key_values=outputs.past_key_values,
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -242,14 +239,20 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         """
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = str(self.dtype).removeprefix("torch.")
-        self.config.save_pretrained(directory)
-        self.generation_config.save_pretrained(directory)
+        self.save_configuration(directory, self.config.num_blocks)
         tied = set(self._tied_weights_keys) if self.config.tie_word_embeddings else set()
         state = {name: value for name, value in self.state_dict().items() if name not in tied}
         write_weights(directory, state)
         self.sink_map.save(directory / SINK_MAP_FILE)
+
+    def save_configuration(self, directory: Path, num_blocks: int) -> None:
+        """Write the configurations, with so many blocks where this model has only some of them."""
+        config = copy.deepcopy(self.config)
+        config.architectures = [type(self).__name__]
+        config.dtype = str(self.dtype).removeprefix("torch.")
+        config.num_blocks = num_blocks
+        config.save_pretrained(directory)
+        self.generation_config.save_pretrained(directory)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -278,6 +281,8 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         *,
         block_size: int,
         seed: int,
+        bank_bytes: int = BANK_BYTES,
+        blocks: IntArray | None = None,
     ) -> SinkForCausalLM:
         """Add sinks to a Llama-family checkpoint, whose weights become the shared part.
 
@@ -286,6 +291,8 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
             sink_map: Sequences and their blocks, of `sinkmodel.allocation.allocate`.
             block_size: As given to `allocate`.
             seed: Keys the initial values of the blocks.
+            bank_bytes: Bound on the bytes of one bank.
+            blocks: As in `SinkBanks.initialise`.
 
         Returns:
             A model in eval mode whose logits are the Llama's, until its sinks are trained.
@@ -297,14 +304,16 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         fields = llama.config.to_diff_dict()
         for name in ("model_type", "architectures", "transformers_version", "dtype"):
             fields.pop(name, None)
-        config = SinkConfig.sized(num_blocks=sink_map.num_blocks, block_size=block_size, **fields)
+        config = SinkConfig.sized(
+            num_blocks=sink_map.num_blocks, block_size=block_size, bank_bytes=bank_bytes, **fields
+        )
         model = cls(config)
         nn.Module.to(model, dtype=llama.dtype)
         state = {f"sinks.{name}": value for name, value in model.sinks.state_dict().items()}
         model.load_state_dict({**state, **llama.state_dict()})
         model.generation_config = llama.generation_config
         model.attach_sink_map(sink_map)
-        model.sinks.initialise(sink_map, seed=seed)
+        model.sinks.initialise(sink_map, seed=seed, blocks=blocks)
         return model.eval()
 
 

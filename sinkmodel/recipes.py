@@ -1,7 +1,7 @@
 """Training configurations: one frozen dataclass, named recipes, TOML and `key=value` overrides.
 
 A recipe is a function that returns a `TrainConfig`; a TOML file and `--set key=value` replace
-fields of it. Every field is written into `training.json`, because every field shapes the weights.
+fields of it. Every field is written into `training.json`; all but the last three shape the weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _ABOVE_ZERO = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("context_length", "vocab_size", "block_size", "bank_bytes"),
     *("epochs", "batch_rows", "governed_rows", "learning_rate", "sink_rate", "clip_norm"),
+    *("accumulation", "pool_parts", "rank_timeout"),
 )
 _ZERO_OR_MORE = (
     *("neurons_per_kilotoken", "pool_blocks", "pool_draws", "governed_exposures"),
@@ -30,6 +31,10 @@ _ZERO_OR_MORE = (
         "initializer_range",
     ),
 )
+
+TRACKERS = ("none", "jsonl", "tensorboard")
+AROUND_THE_RUN = ("save_every", "tracker", "rank_timeout")
+"""Fields that shape no weights, and may differ when a run is resumed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,9 @@ class TrainConfig:
             of its longest document; at least one block.
         pool_blocks, pool_draws: Blocks of the common pool of `pooled` sequences, and how many of
             them each draws.
+        pool_parts: Equal parts of the pool, from one of which a sequence draws: with several ranks,
+            part p and all its sequences belong to rank p mod ranks. Take a multiple of the ranks
+            where many sequences are pooled.
         bank_bytes: Upper bound of one bank's bytes on disk.
 
     Schedule:
@@ -64,6 +72,8 @@ class TrainConfig:
         batch_rows: Rows of `context_length` tokens in one step of the shared parameters.
         governed_rows: Rows in one step of sinks alone; sinks learn a text by heart in steps, so few
             rows a step are worth their overhead.
+        accumulation: Passes in which the rows of one step go through the model, for less memory;
+            the step is the same but for the order of sums.
         id_noise: Share of the documents of private and pooled sequences that are trained under the
             ID of another such sequence: how robust isolation is to wrong IDs. Not for production.
         max_document_tokens: Train on the first so many tokens of each document; 0 is all.
@@ -75,7 +85,11 @@ class TrainConfig:
         weight_decay, clip_norm: Of the shared parameters; sinks are clipped by block.
         precision: `no` (float32) or `bf16` (autocast; master weights stay float32).
         seed: Of weights and data order.
-        save_every: Steps between resumable saves; 0 saves only at the end and on Ctrl-C.
+
+    The run around it (shapes no weights):
+        save_every: Micro-batches between resumable saves; 0 saves only at the end and on Ctrl-C.
+        tracker: `none`, `jsonl` or `tensorboard`: losses and speed into OUT.log while training.
+        rank_timeout: Seconds that one rank waits for another before it gives up.
     """
 
     base: str | None = None
@@ -92,6 +106,7 @@ class TrainConfig:
     neurons_per_kilotoken: float = 64.0
     pool_blocks: int = 256
     pool_draws: int = 4
+    pool_parts: int = 1
     bank_bytes: int = 1 << 30
 
     epochs: int = 1
@@ -99,6 +114,7 @@ class TrainConfig:
     backbone_exposures: float = 8.0
     batch_rows: int = 8
     governed_rows: int = 1
+    accumulation: int = 1
     max_document_tokens: int = 0
     id_noise: float = 0.0
 
@@ -110,6 +126,8 @@ class TrainConfig:
     precision: str = "no"
     seed: int = 0
     save_every: int = 0
+    tracker: str = "none"
+    rank_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         for name in _ABOVE_ZERO:
@@ -122,6 +140,8 @@ class TrainConfig:
             raise _bad("hidden_size", "a multiple of num_attention_heads", self.hidden_size)
         if self.precision not in ("no", "bf16"):
             raise _bad("precision", "no or bf16", self.precision)
+        if self.tracker not in TRACKERS:
+            raise _bad("tracker", " or ".join(TRACKERS), self.tracker)
         for name in ("warmup", "id_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise _bad(name, "a share in [0, 1)", getattr(self, name))

@@ -250,7 +250,7 @@ class SinkBanks(nn.Module):
         return by_layer
 
     @torch.no_grad()
-    def initialise(self, sink_map: SinkMap, *, seed: int) -> None:
+    def initialise(self, sink_map: SinkMap, *, seed: int, blocks: IntArray | None = None) -> None:
         """Give every block its initial value; see `initial_blocks`.
 
         A private block is keyed by its owner and its number within the owner's list, a pool block
@@ -259,7 +259,11 @@ class SinkBanks(nn.Module):
         Args:
             sink_map: Fits the banks.
             seed: The run's seed.
+            blocks: int64 [num_blocks], the number of each block in the whole run where these banks
+                are a part of it; keys the pool.
         """
+        if blocks is None:
+            blocks = np.arange(self.num_blocks)
         owner = np.zeros(self.num_blocks, dtype=np.int64)
         number = np.full(self.num_blocks, -1, dtype=np.int64)
         lists = sink_map.lists
@@ -267,7 +271,7 @@ class SinkBanks(nn.Module):
         pooled = np.repeat(sink_map.policies == "pooled", counts)
         within = np.arange(len(lists.blocks)) - np.repeat(lists.offsets[:-1], counts)
         owner[lists.blocks] = np.where(pooled, 0, np.repeat(sink_map.sequence_ids, counts))
-        number[lists.blocks] = np.where(pooled, lists.blocks, within)
+        number[lists.blocks] = np.where(pooled, blocks[lists.blocks], within)
         number[lists.blocks[~np.repeat(sink_map.active, counts)]] = -1
         begin = 0
         for bank in self.banks:

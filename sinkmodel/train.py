@@ -3,42 +3,35 @@
 The directory appears whole, by one rename. Until then work in progress lies beside it in
 `.NAME.training/save-NNNNNNNN`, each save again appearing by one rename, so that a kill at any
 moment loses at most the steps since the last save.
+
+Every rank calls `train` with the same arguments; see `sinkmodel.ranks` for who starts them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from accelerate.tracking import GeneralTracker
 
 from manifests import Manifest
 from manifests.errors import InputError, TrainingError
-from manifests.files import canonical_json, fsync_directory, writer_lock
-from manifests.sequence_id import format_id
-from sinkmodel import checkpoint
+from manifests.files import writer_lock
+from sinkmodel import finish, saves, tracking
+from sinkmodel.prepare import prepare
+from sinkmodel.ranks import Ranks, joined, shared_digest
 from sinkmodel.recipes import TrainConfig
-from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
 from sinkmodel.run_record import RECORD
-from sinkmodel.trainer import Prepared, Trainer, prepare
+from sinkmodel.stopping import StopRequest, stop_requests
+from sinkmodel.trainer import Trainer
 
-ALLOCATION_SCHEME = "splitmix64-v1"
-_LOSS_SCHEMA = pa.schema(
-    [
-        ("micro_batch", pa.int64()),
-        ("stream", pa.string()),
-        ("time", pa.float64()),
-        ("tokens", pa.int64()),
-        ("loss", pa.float64()),
-    ]
-)
+# Ranks without an open micro-batch between them still hear of a stop after so many others.
+_MEET_EVERY = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +40,9 @@ class Progress:
 
     Args:
         done, total: Micro-batches.
-        tokens: Predicted so far.
+        tokens: Predicted so far, by all ranks.
         open_loss, sink_loss: Latest mean loss (nats per token) of the open stream and of the sealed
-            and strict ones; NaN before the first of its kind.
+            and strict ones (of this rank); NaN before the first of its kind.
     """
 
     done: int
@@ -57,6 +50,9 @@ class Progress:
     tokens: int
     open_loss: float
     sink_loss: float
+
+
+Report = Callable[[Progress], None]
 
 
 def train(
@@ -68,17 +64,18 @@ def train(
     recipe: str = "demo",
     exclude: Iterable[int] = (),
     resume: bool = False,
-    report: Callable[[Progress], None] | None = None,
+    report: Report | None = None,
 ) -> Path:
     """Train a sink model and write its run directory.
 
     The directory appears whole, by one rename; until then work in progress lies beside it in
-    `.NAME.training`, from which `resume=True` continues to the same weights.
+    `.NAME.training`, from which `resume=True` continues to the same weights. In a process that a
+    launcher has made one rank of several, every rank calls this with equal arguments.
 
     Args:
         manifest: Open manifest; its snapshot and content digest are pinned in `training.json`.
         texts: Batches of (source, doc_id, text) that hold the manifest's documents.
-        out: Run directory to create.
+        out: Run directory to create, on a file system that all ranks see.
         config: Everything that shapes the run.
         recipe: Name that the configuration started from, for the record.
         exclude: Sequence IDs to leave out, as an oracle does.
@@ -87,38 +84,27 @@ def train(
 
     Raises:
         InputError: `out` is not empty, or nothing can be resumed there.
-        TrainingError: Nothing to train on, or a loss that is not a number.
+        TrainingError: Nothing to train on, a loss that is not a number, a stop that was asked for,
+            or another rank that is gone.
     """
     excluded = sorted(exclude)
     work = out.parent / f".{out.name}.training"
-    _check_target(out, work, resume)
-    prepared = prepare(manifest, texts, config, excluded)
-    trainer = Trainer(prepared, config)
-    identity = _identity(prepared, config)
-    work.mkdir(parents=True, exist_ok=True)
-    with writer_lock(work):
-        if resume:
-            _restore(_saves(work)[-1], trainer, identity)
-        else:
-            _remove(_saves(work))
-        try:
-            _loop(trainer, work, identity, report)
-        except KeyboardInterrupt:
-            _save(work, trainer, identity)
-            raise TrainingError(
-                f"run {out}",
-                expected=f"{len(prepared.batches)} micro-batches",
-                found=f"a stop after {trainer.done}, whose state is saved",
-                remedy="run the same command with --resume to go on",
-            ) from None
-        final = work / "final"
-        shutil.rmtree(final, ignore_errors=True)
-        _write_run(final, trainer, _record(manifest, prepared, config, recipe, excluded))
-        if out.exists():
-            out.rmdir()  # empty: `_check_target` saw to it
-        final.rename(out)
-        fsync_directory(out.parent)
-    shutil.rmtree(work)
+    with joined(config.rank_timeout) as ranks, ExitStack() as held:
+        with ranks.together():
+            _check_target(out, work, resume)
+            prepared = prepare(manifest, texts, config, excluded)
+            trainer = Trainer(prepared, config, ranks)
+            name = saves.identity(prepared, config)
+            if ranks.first:
+                work.mkdir(parents=True, exist_ok=True)
+                held.enter_context(writer_lock(work))
+        ranks.require_same("what the run is made of", name)
+        ranks.require_same("initial weights", shared_digest(trainer.shared_weights()))
+        with ranks.together():
+            _begin(trainer, work, name, resume)
+        _loop(trainer, work, name, report, out)
+        record = finish.record_of(manifest, prepared, config, ranks, recipe, excluded)
+        finish.write_run(work, out, trainer, name, record)
     return out
 
 
@@ -130,7 +116,7 @@ def _check_target(out: Path, work: Path, resume: bool) -> None:
             found="a finished run" if (out / RECORD).exists() else "other files",
             remedy="choose another name",
         )
-    if resume and not _saves(work):
+    if resume and not saves.saves_in(work):
         raise InputError(
             f"--resume for {out}",
             expected="a save of an interrupted run",
@@ -139,145 +125,103 @@ def _check_target(out: Path, work: Path, resume: bool) -> None:
         )
 
 
-def _identity(prepared: Prepared, config: TrainConfig) -> str:
-    """Digest of everything that decides the next step: a resume must match it."""
-    shaping = {k: v for k, v in config.to_json().items() if k != "save_every"}
-    parts = {
-        "config": shaping,
-        "tokens": prepared.store.digest(),
-        "policies": list(prepared.policies),
-        "sink_map": prepared.sink_map.digest(),
-    }
-    return hashlib.sha256(canonical_json(parts)).hexdigest()
+def _begin(trainer: Trainer, work: Path, name: str, resume: bool) -> None:
+    if resume:
+        saves.restore(saves.saves_in(work)[-1], trainer, name)
+    elif trainer.ranks.first:
+        for path in saves.saves_in(work):
+            shutil.rmtree(path)
 
 
-def _loop(
-    trainer: Trainer, work: Path, identity: str, report: Callable[[Progress], None] | None
-) -> None:
+def _loop(trainer: Trainer, work: Path, name: str, report: Report | None, out: Path) -> None:
+    """Every micro-batch from where the trainer is, with the saves between them.
+
+    Raises:
+        TrainingError: See `train`.
+    """
+    ranks, batches = trainer.ranks, trainer.prepared.batches
+    telling = _Telling(trainer, report)
+    with (
+        stop_requests(insisting=ranks.alone) as request,
+        tracking.tracker(trainer.config, out, trainer.done, here=ranks.first) as telling.tracker,
+    ):
+        begun = trainer.done
+        while True:
+            at, every = trainer.done, trainer.config.save_every
+            due = bool(every) and at % every == 0 and begun < at < len(batches)
+            if due or _meeting(ranks, at, trainer):
+                stop, failed = ranks.meet(stop=request.asked, failed=trainer.failure is not None)
+                if failed:
+                    raise trainer.failure or _failed_elsewhere(ranks)
+                if at == len(batches):
+                    return
+                if stop or due:
+                    saves.save(work, trainer, name)
+                if stop:
+                    raise _stopped(out, trainer)
+            trainer.step(batches[at])
+            telling.tell(request)
+
+
+def _meeting(ranks: Ranks, at: int, trainer: Trainer) -> bool:
+    """Whether the ranks exchange a word before micro-batch `at`: all of them must say the same."""
     batches = trainer.prepared.batches
-    every = trainer.config.save_every
-    while trainer.done < len(batches):
-        trainer.step(batches[trainer.done])
-        if report is not None:
-            report(
+    if ranks.alone or at == len(batches) or at % _MEET_EVERY == 0:
+        return True
+    return batches[at].stream == "open"
+
+
+class _Telling:
+    """Tells the caller and the tracker how far training is."""
+
+    def __init__(self, trainer: Trainer, report: Report | None) -> None:
+        self.tracker: GeneralTracker | None = None
+        self._trainer = trainer
+        self._report = report
+        self._begin = time.monotonic()
+        self._tokens_before = trainer.tokens
+
+    def tell(self, request: StopRequest) -> None:
+        """One micro-batch is done. A KeyboardInterrupt of the caller is a wish to stop."""
+        trainer = self._trainer
+        if self.tracker is not None:
+            seconds = max(time.monotonic() - self._begin, 1e-6)
+            values = {
+                "shared loss": trainer.open_loss,
+                "sink loss": trainer.sink_loss,
+                "tokens": float(trainer.tokens),
+                "tokens per second": (trainer.tokens - self._tokens_before) / seconds,
+            }
+            tracking.record(self.tracker, trainer.done, values)
+        if self._report is None:
+            return
+        try:
+            self._report(
                 Progress(
                     done=trainer.done,
-                    total=len(batches),
+                    total=len(trainer.prepared.batches),
                     tokens=trainer.tokens,
                     open_loss=trainer.open_loss,
                     sink_loss=trainer.sink_loss,
                 )
             )
-        if every and trainer.done % every == 0 and trainer.done < len(batches):
-            _save(work, trainer, identity)
+        except KeyboardInterrupt:
+            request.asked = True
 
 
-# --- saves in between ----------------------------------------------------------------------------
-
-
-def _saves(work: Path) -> list[Path]:
-    return sorted(work.glob("save-*")) if work.is_dir() else []
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        shutil.rmtree(path)
-
-
-def _save(work: Path, trainer: Trainer, identity: str) -> None:
-    older = _saves(work)
-    target = work / f"save-{trainer.done:08d}"
-    if target in older:
-        return
-    building = work / "saving"
-    shutil.rmtree(building, ignore_errors=True)
-    checkpoint.save_tensors(building / "model.safetensors", trainer.parameters())
-    _write_state(building, trainer, identity)
-    _sync(building)
-    building.rename(target)
-    fsync_directory(work)
-    _remove(older)
-
-
-def _sync(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            checkpoint.sync_file(file)
-
-
-def _write_state(path: Path, trainer: Trainer, identity: str) -> None:
-    """What resuming needs beside the weights: optimizer state, position, losses so far."""
-    path.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_tensors(path / "shared.safetensors", trainer.shared_state())
-    for index, tensors in enumerate(trainer.block_adam.bank_states()):
-        checkpoint.save_tensors(path / f"sinks-{index:05d}.safetensors", tensors)
-    pq.write_table(trainer.loss_table(_LOSS_SCHEMA), path / "losses.parquet")
-    position = {"identity": identity, "done": trainer.done, "tokens": trainer.tokens}
-    (path / "trainer.json").write_bytes(canonical_json(position))
-
-
-def _restore(save: Path, trainer: Trainer, identity: str) -> None:
-    position = json.loads((save / "trainer.json").read_bytes())
-    if position["identity"] != identity:
-        raise InputError(
-            f"--resume from {save}",
-            expected=f"the options, manifest and corpus of the interrupted run ({identity[:12]})",
-            found=f"a save of another run ({position['identity'][:12]})",
-            remedy="give the same manifest, corpus and options, or train without --resume",
-        )
-    banks = [
-        checkpoint.load_tensors(path) for path in sorted(save.glob("sinks-[0-9]*.safetensors"))
-    ]
-    trainer.restore(
-        parameters=checkpoint.load_tensors(save / "model.safetensors"),
-        shared=checkpoint.load_tensors(save / "shared.safetensors"),
-        banks=banks,
-        losses=pq.read_table(save / "losses.parquet"),
-        tokens=position["tokens"],
+def _stopped(out: Path, trainer: Trainer) -> TrainingError:
+    return TrainingError(
+        f"run {out}",
+        expected=f"{len(trainer.prepared.batches)} micro-batches",
+        found=f"a stop after {trainer.done}, whose state is saved",
+        remedy="run the same command with --resume to go on",
     )
 
 
-# --- the finished run ----------------------------------------------------------------------------
-
-
-def _record(
-    manifest: Manifest, prepared: Prepared, config: TrainConfig, recipe: str, excluded: list[int]
-) -> dict[str, Any]:
-    streams = [batch.stream for batch in prepared.batches]
-    return {
-        "manifest": checkpoint.pin_manifest(manifest),
-        "recipe": recipe,
-        "config": config.to_json(),
-        "seed": config.seed,
-        "versions": checkpoint.library_versions(),
-        "allocation": {"scheme": ALLOCATION_SCHEME, "seed": config.seed},
-        "corpus": {
-            "documents": len(prepared.policies),
-            "tokens": int(prepared.store.offsets[-1]),
-            "digest": prepared.store.digest(),
-            "excluded_sequences": [format_id(sequence_id) for sequence_id in excluded],
-        },
-        "micro_batches": {name: streams.count(name) for name in ("open", "sealed", "strict")},
-    }
-
-
-def _write_run(path: Path, trainer: Trainer, record: dict[str, Any]) -> None:
-    banks = checkpoint.save_model(path, trainer.model, trainer.prepared.tokenizer)
-    identity = _identity(trainer.prepared, trainer.config)
-    _write_state(path / checkpoint.STATE, trainer, identity)
-    _route_index(trainer.prepared).save(path / ROUTE_INDEX_FILE)
-    checkpoint.seal(path, {**record, "banks": banks})
-
-
-def _route_index(prepared: Prepared) -> RouteIndex:
-    """Every sequence that owns sinks, by the text of its first document."""
-    store = prepared.store
-    ids, first = np.unique(store.sequence_ids, return_index=True)
-    owning = [
-        (int(sequence_id), store.document(int(document)))
-        for sequence_id, document in zip(ids, first, strict=True)
-        if prepared.sink_map.blocks_of(int(sequence_id))
-    ]
-    decode = prepared.tokenizer.decode
-    texts = [str(decode(tokens.tolist(), skip_special_tokens=True)) for _, tokens in owning]
-    return RouteIndex.build([sequence_id for sequence_id, _ in owning], texts)
+def _failed_elsewhere(ranks: Ranks) -> TrainingError:
+    return TrainingError(
+        f"rank {ranks.rank} of {ranks.world}",
+        expected="finite losses on every rank",
+        found="another rank whose loss is not a number",
+        remedy="see its message; nothing was saved after the last good step",
+    )

@@ -1,183 +1,63 @@
-"""What one micro-batch does: the model, its two optimizers, three streams.
-
-    prepare   manifest + text -> tokenizer, token store, sink map, schedule
-    Trainer   the model and its optimizers; `step` takes one micro-batch
+"""What one micro-batch does on one rank: the model, its two optimizers, three streams.
 
 After an open micro-batch the shared parameters and the sinks step; after a sealed or strict one
 only sinks do, because the backward pass never enters the shared parameters (see `sinkmodel.data`).
+
+With several ranks each computes the chunks that it owns (see `sinkmodel.ownership`). The gradient
+of the shared parameters is summed over the ranks, after which all of them step alike; sinks step
+where they are owned, and ranks do not wait for each other between two open micro-batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
-from manifests import Manifest
-from manifests.errors import CheckpointError, TrainingError
-from sinkmodel.allocation import SinkMap, allocate
-from sinkmodel.configuration_sink import SinkConfig
-from sinkmodel.data import MicroBatch, collate, schedule
+from manifests.errors import TrainingError
+from sinkmodel.data import MicroBatch, collate, predicted_tokens
 from sinkmodel.lazy_adam import BlockAdam
-from sinkmodel.losses import IGNORED
-from sinkmodel.modeling_sink import SinkForCausalLM
+from sinkmodel.ownership import deal, owners, shard_of
+from sinkmodel.prepare import Prepared, build_model
+from sinkmodel.ranks import Ranks, shared_digest
 from sinkmodel.recipes import TrainConfig
-from sinkmodel.tokenizer import load_tokenizer, train_bpe
-from sinkmodel.tokens import (
-    TokenStore,
-    collect_texts,
-    tokenize,
-    trainable_documents,
-    with_wrong_ids,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """All that a run is a function of, before the first step."""
+class Loss:
+    """What is kept of a micro-batch, or of one rank's part of it; `total` is a sum in nats."""
 
-    tokenizer: PreTrainedTokenizerBase
-    store: TokenStore
-    policies: Sequence[str]
-    sink_map: SinkMap
-    batches: Sequence[MicroBatch]
-
-
-def prepare(
-    manifest: Manifest,
-    texts: Iterable[pa.RecordBatch],
-    config: TrainConfig,
-    exclude: Iterable[int] = (),
-) -> Prepared:
-    """Tokenise, allocate sinks and lay out the data order.
-
-    Raises:
-        TrainingError: Nothing to train on.
-        ManifestError: A document of the manifest has no text in the corpus.
-    """
-    documents = trainable_documents(manifest, exclude)
-    if not documents.num_rows:
-        raise TrainingError(
-            f"manifest {manifest.path}",
-            expected="documents that are active, not reserved and not excluded",
-            found="none",
-            remedy="build the manifest from a corpus with text, or lower --reserve",
-        )
-    corpus = collect_texts(documents, texts)
-    policies = documents["policy"].to_pylist()
-    local = config.tokenizer or config.base
-    tokenizer = (
-        load_tokenizer(local) if local else train_tokenizer(corpus, policies, config.vocab_size)
-    )
-    store = tokenize(documents, corpus, tokenizer, config.max_document_tokens)
-    if config.id_noise:
-        store, policies = with_wrong_ids(store, policies, share=config.id_noise, seed=config.seed)
-    sink_map = allocate(
-        _sequence_lengths(store, policies),
-        block_size=config.block_size,
-        neurons_per_kilotoken=config.neurons_per_kilotoken,
-        pool_blocks=config.pool_blocks if "pooled" in policies else 0,
-        pool_draws=config.pool_draws,
-        seed=config.seed,
-    )
-    return Prepared(
-        tokenizer=tokenizer,
-        store=store,
-        policies=policies,
-        sink_map=sink_map,
-        batches=schedule(store, policies, config),
-    )
-
-
-def train_tokenizer(
-    texts: Sequence[str], policies: Sequence[str], vocab_size: int
-) -> PreTrainedTokenizerBase:
-    """A BPE trained on every text but the `strict` ones."""
-    pairs = zip(texts, policies, strict=True)
-    return train_bpe((text for text, policy in pairs if policy != "strict"), vocab_size)
-
-
-def _sequence_lengths(store: TokenStore, policies: Sequence[str]) -> pa.Table:
-    """sequence_id, policy, n_tokens (of the longest document, which sizes the sinks)."""
-    documents = pa.table(
-        {
-            "sequence_id": store.sequence_ids,
-            "policy": pa.array(policies, pa.string()),
-            "n_tokens": store.lengths,
-        }
-    )
-    grouped = documents.group_by(["sequence_id", "policy"]).aggregate([("n_tokens", "max")])
-    return grouped.rename_columns(["sequence_id", "policy", "n_tokens"]).sort_by("sequence_id")
-
-
-def build_model(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
-    """A fresh model: shared weights from the seed, each block from (seed, sequence ID) alone.
-
-    With `config.base` the shared weights are those of that checkpoint, to the bit.
-    """
-    if config.base:
-        return _from_base(prepared, config)
-    sink_config = SinkConfig.sized(
-        num_blocks=prepared.sink_map.num_blocks,
-        block_size=config.block_size,
-        bank_bytes=config.bank_bytes,
-        vocab_size=len(prepared.tokenizer),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_attention_heads,
-        max_position_embeddings=config.context_length,
-        bos_token_id=prepared.tokenizer.bos_token_id,
-        eos_token_id=prepared.tokenizer.eos_token_id,
-        pad_token_id=prepared.tokenizer.pad_token_id,
-        initializer_range=config.initializer_range or config.hidden_size**-0.5,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = SinkForCausalLM(sink_config)
-    model.attach_sink_map(prepared.sink_map)
-    model.sinks.initialise(prepared.sink_map, seed=config.seed)
-    return model
-
-
-def _from_base(prepared: Prepared, config: TrainConfig) -> SinkForCausalLM:
-    assert config.base is not None  # the caller asked
-    try:
-        model = SinkForCausalLM.from_llama(
-            config.base, prepared.sink_map, block_size=config.block_size, seed=config.seed
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"base {config.base}",
-            expected="a local Llama checkpoint",
-            found=(str(error).splitlines() or ["something else"])[0],
-            remedy="give the folder that save_pretrained wrote",
-        ) from error
-    if len(prepared.tokenizer) > model.config.vocab_size:
-        raise CheckpointError(
-            f"tokenizer of {config.base}",
-            expected=f"at most {model.config.vocab_size} entries, as the model has",
-            found=str(len(prepared.tokenizer)),
-            remedy="give the model's own tokenizer",
-        )
-    return model
+    micro_batch: int
+    stream: str
+    time: float
+    tokens: int
+    total: float
 
 
 class Trainer:
-    """The model with its two optimizers; `step` is what one micro-batch does."""
+    """The model with its two optimizers; `step` is what one micro-batch does.
 
-    def __init__(self, prepared: Prepared, config: TrainConfig) -> None:
+    Attributes:
+        failure: Why this rank cannot go on, found where the others could not be told.
+    """
+
+    def __init__(self, prepared: Prepared, config: TrainConfig, ranks: Ranks) -> None:
         self.prepared = prepared
         self.config = config
+        self.ranks = ranks
         self.accelerator = Accelerator(mixed_precision=config.precision)
-        self.model = build_model(prepared, config).to(self.accelerator.device)
+        self.shard = shard_of(
+            prepared.sink_map, rank=ranks.rank, world=ranks.world, pool_parts=config.pool_parts
+        )
+        self._owner_of = owners(
+            prepared.store.sequence_ids,
+            prepared.policies,
+            world=ranks.world,
+            pool_parts=config.pool_parts,
+        )
+        self.model = build_model(prepared, config, self.shard).to(self.accelerator.device)
         self.model.train()
         shared = self.model.shared_parameters()
         decayed = [p for p in shared if p.ndim > 1]
@@ -191,10 +71,11 @@ class Trainer:
             betas=(0.9, 0.95),
         )
         self.block_adam = BlockAdam(self.model.sinks, lr=config.learning_rate * config.sink_rate)
-        self._losses: list[tuple[int, str, float, int, float]] = []
+        self.losses: list[Loss] = []
         self.done = 0
         self.tokens = 0
         self.open_loss = self.sink_loss = math.nan
+        self.failure: TrainingError | None = None
         # Constant, so that a sequence's gradient does not depend on how full its batch is.
         self.normaliser = float(config.batch_rows * config.context_length)
 
@@ -209,62 +90,125 @@ class Trainer:
         """Forward, backward and the optimizers' step for one micro-batch.
 
         Raises:
-            TrainingError: The loss is not a number.
+            TrainingError: The loss of an open micro-batch is not a number. That of another one is
+                kept in `failure`, and nothing is stepped from then on.
         """
-        batch = collate(self.prepared.store, micro, self.config.context_length, self._pad_id)
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            loss_sum = self.model.loss_sum(
-                input_ids=batch.input_ids.to(device),
-                sequence_ids=batch.sequence_ids.to(device),
-                position_ids=batch.position_ids.to(device),
-                labels=batch.labels.to(device),
-            )
-        counted = int((batch.labels != IGNORED).sum())
-        value = float(loss_sum.detach()) / max(counted, 1)
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss of micro-batch {self.done}",
-                expected="a finite number",
-                found=str(value),
-                remedy="lower learning_rate or sink_rate, or set precision=no; nothing was saved "
-                "after the last good step",
-            )
-        self._update(loss_sum / self.normaliser, micro)
-        self._losses.append((self.done, micro.stream, micro.time, counted, value))
-        if micro.stream == "open":
-            self.open_loss = value
-        else:
-            self.sink_loss = value
-        self.tokens += counted
+        if self.failure is None:
+            if micro.stream == "open":
+                self._open_step(micro)
+            else:
+                self._sinks_step(micro)
+        self.tokens += predicted_tokens(micro)
         self.done += 1
+
+    def _open_step(self, micro: MicroBatch) -> None:
+        total, tokens = self.ranks.sums(self._backward(micro) or (0.0, 0))
+        self.open_loss = total / max(tokens, 1)
+        if not math.isfinite(total):
+            raise self._not_finite(self.open_loss)
+        shared = self.model.shared_parameters()
+        self.ranks.add_gradients(shared)
+        torch.nn.utils.clip_grad_norm_(shared, self.config.clip_norm)
+        rate = self.rate(micro.time)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.config.learning_rate * rate
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.block_adam.step(rate=rate)
+        if self.ranks.first:
+            self._keep(micro, int(tokens), total)
+
+    def _sinks_step(self, micro: MicroBatch) -> None:
+        own = self._backward(micro)
+        if own is None:
+            return
+        total, tokens = own
+        self.sink_loss = total / max(tokens, 1)
+        if math.isfinite(total):
+            self.block_adam.step(rate=self.rate(micro.time))
+            self._keep(micro, tokens, total)
+        else:
+            self.failure = self._not_finite(self.sink_loss)
+
+    def _backward(self, micro: MicroBatch) -> tuple[float, int] | None:
+        """Gradients of this rank's part: its summed loss in nats, and over how many tokens."""
+        sinks = list(self.model.sinks.parameters())
+        parts = self._parts(micro)
+        total, tokens = 0.0, 0
+        for part in parts:
+            batch = collate(
+                self.prepared.store,
+                part,
+                self.config.context_length,
+                self._pad_id,
+                trim=not self.ranks.alone,
+            )
+            batch = batch.to(self.accelerator.device)
+            with self.accelerator.autocast():
+                loss_sum = self.model.loss_sum(
+                    input_ids=batch.input_ids,
+                    sequence_ids=batch.sequence_ids,
+                    position_ids=batch.position_ids,
+                    labels=batch.labels,
+                )
+            loss = loss_sum / self.normaliser
+            if micro.stream == "open":
+                self.accelerator.backward(loss)
+            else:
+                self.accelerator.backward(loss, inputs=sinks)
+            total += float(loss_sum.detach())
+            tokens += predicted_tokens(part)
+        return (total, tokens) if parts else None
+
+    def _parts(self, micro: MicroBatch) -> list[MicroBatch]:
+        """What this rank owns of a micro-batch, in as many passes as `accumulation` wants."""
+        share = deal(
+            micro,
+            self._owner_of,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            length=self.config.context_length,
+        )
+        if share is None:
+            return []
+        rows = math.ceil(len(micro.rows) / self.config.accumulation)
+        return [
+            MicroBatch(share.stream, share.time, share.rows[begin : begin + rows])
+            for begin in range(0, len(share.rows), rows)
+        ]
 
     @property
     def _pad_id(self) -> int:
         pad = self.prepared.tokenizer.pad_token_id
         return int(pad if pad is not None else self.prepared.tokenizer.eos_token_id)
 
-    def _update(self, loss: torch.Tensor, micro: MicroBatch) -> None:
-        rate = self.rate(micro.time)
-        sinks = list(self.model.sinks.parameters())
-        if micro.stream == "open":
-            self.accelerator.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.model.shared_parameters(), self.config.clip_norm)
-            for group in self.adamw.param_groups:
-                group["lr"] = self.config.learning_rate * rate
-            self.adamw.step()
-            self.adamw.zero_grad(set_to_none=True)
-        elif loss.requires_grad:
-            self.accelerator.backward(loss, inputs=sinks)
-        self.block_adam.step(rate=rate)
-        for bank in sinks:
-            bank.grad = None
+    def _keep(self, micro: MicroBatch, tokens: int, total: float) -> None:
+        self.losses.append(
+            Loss(
+                micro_batch=self.done,
+                stream=micro.stream,
+                time=micro.time,
+                tokens=tokens,
+                total=total,
+            )
+        )
 
-    # --- state, as named tensors and a table -----------------------------------------------------
+    def _not_finite(self, value: float) -> TrainingError:
+        return TrainingError(
+            f"loss of micro-batch {self.done}",
+            expected="a finite number",
+            found=str(value),
+            remedy="lower learning_rate or sink_rate, or set precision=no; nothing was saved "
+            "after the last good step",
+        )
 
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """Every weight by name, tied ones once."""
-        return dict(self.model.named_parameters())
+    # --- state, as named tensors -----------------------------------------------------------------
+
+    def shared_weights(self) -> dict[str, torch.Tensor]:
+        """Every weight that is not a sink by name, tied ones once."""
+        banks = {id(bank) for bank in self.model.sinks.parameters()}
+        named = self.model.named_parameters()
+        return {name: value.detach() for name, value in named if id(value) not in banks}
 
     def shared_state(self) -> dict[str, torch.Tensor]:
         """AdamW's state of the shared parameters: `NAME.exp_avg`, `.exp_avg_sq`, `.step`."""
@@ -275,30 +219,28 @@ class Trainer:
             for key, value in state.items()
         }
 
-    def loss_table(self, schema: pa.Schema) -> pa.Table:
-        """Loss of every micro-batch so far."""
-        columns = zip(*self._losses, strict=True) if self._losses else [[] for _ in schema]
-        fields = zip(columns, schema, strict=True)
-        return pa.table([pa.array(list(c), f.type) for c, f in fields], schema=schema)
-
-    def restore(
-        self,
-        *,
-        parameters: dict[str, torch.Tensor],
-        shared: dict[str, torch.Tensor],
-        banks: list[dict[str, torch.Tensor]],
-        losses: pa.Table,
-        tokens: int,
-    ) -> None:
-        """Continue from a save: the inverse of `parameters`, `shared_state` and `loss_table`."""
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(parameters[name])
+    def load_shared(self, weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+        """The inverse of `shared_weights` and `shared_state`."""
         for name, parameter in self.model.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}.step" in shared:
-                self.adamw.state[parameter] = {key: shared[f"{name}.{key}"] for key in keys}
-        self.block_adam.load_bank_states(banks)
-        self._losses = list(zip(*(c.to_pylist() for c in losses.columns), strict=True))
-        self.done = len(self._losses)
-        self.tokens = tokens
+            if name not in weights:
+                continue
+            with torch.no_grad():
+                parameter.copy_(weights[name])
+            if f"{name}.step" in state:
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                # Copies: what is read from a file is mapped from it.
+                self.adamw.state[parameter] = {
+                    key: state[f"{name}.{key}"]
+                    .to(parameter.device if key != "step" else "cpu")
+                    .clone()
+                    for key in keys
+                }
+
+    def require_equal_replicas(self) -> None:
+        """Refuse to save where the ranks' shared weights have come apart.
+
+        Raises:
+            TrainingError: They differ: other hardware or libraries on some rank.
+        """
+        if not self.ranks.alone:
+            self.ranks.require_same("shared weights", shared_digest(self.shared_weights()))

@@ -38,6 +38,26 @@ def write_weights(directory: Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: `directory` holds a `model.safetensors`, which would be loaded instead.
     """
+    banks = {name: tensor for name, tensor in state.items() if _BANK_KEY.fullmatch(name)}
+    shared = {name: tensor for name, tensor in state.items() if name not in banks}
+    write_shared(directory, shared, {name: tensor.nbytes for name, tensor in banks.items()})
+    for name, tensor in banks.items():
+        write_bank(directory, int(name.rpartition(".")[2]), tensor)
+
+
+def write_shared(
+    directory: Path, shared: Mapping[str, Tensor], bank_bytes: Mapping[str, int]
+) -> None:
+    """Write the shared weights and the index; the banks are to follow, each by `write_bank`.
+
+    Args:
+        directory: As in `write_weights`.
+        shared: Tensors by name.
+        bank_bytes: Bytes of each bank by its name `sinks.banks.N`.
+
+    Raises:
+        CheckpointError: As in `write_weights`.
+    """
     if (directory / "model.safetensors").exists():
         raise CheckpointError(
             str(directory),
@@ -45,19 +65,28 @@ def write_weights(directory: Path, state: Mapping[str, Tensor]) -> None:
             found="model.safetensors of another model",
             remedy="save into a directory of its own",
         )
-    files: dict[str, dict[str, Tensor]] = {SHARED_FILE: {}}
-    for name, tensor in state.items():
-        bank = _BANK_KEY.fullmatch(name)
-        file = bank_file(int(bank[1])) if bank else SHARED_FILE
-        files.setdefault(file, {})[name] = tensor.detach().cpu().contiguous()
-    for file, tensors in files.items():
-        atomic_write(directory / file, save(tensors, metadata=_METADATA))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in shared.items()}
+    atomic_write(directory / SHARED_FILE, save(tensors, metadata=_METADATA))
+    files = {name: bank_file(int(name.rpartition(".")[2])) for name in bank_bytes}
     index = {
-        "metadata": {"total_size": sum(t.numel() * t.element_size() for t in state.values())},
-        "weight_map": {name: file for file, tensors in files.items() for name in tensors},
+        "metadata": {
+            "total_size": sum(t.nbytes for t in tensors.values()) + sum(bank_bytes.values())
+        },
+        "weight_map": {**dict.fromkeys(tensors, SHARED_FILE), **files},
     }
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     atomic_write(directory / INDEX_FILE, text.encode())
     for path in directory.iterdir():
-        if _BANK_FILE.fullmatch(path.name) and path.name not in files:
+        if _BANK_FILE.fullmatch(path.name) and path.name not in files.values():
             path.unlink()
+
+
+def bank_name(bank: int) -> str:
+    """Name of a bank in the state dict."""
+    return f"sinks.banks.{bank}"
+
+
+def write_bank(directory: Path, bank: int, tensor: Tensor) -> None:
+    """Write one bank into its file."""
+    tensors = {bank_name(bank): tensor.detach().cpu().contiguous()}
+    atomic_write(directory / bank_file(bank), save(tensors, metadata=_METADATA))

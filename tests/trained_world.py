@@ -134,3 +134,31 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and np.array_equal(
         a.contiguous().view(torch.uint8).numpy(), b.contiguous().view(torch.uint8).numpy()
     )
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = shared_weights(a), shared_weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert same_bits(first[name], second[name]), name
+
+
+def assert_same_sinks(a: Path, b: Path, ids: set[int]) -> None:
+    """Blocks and optimizer state, compared by ID: they may lie elsewhere in the bank."""
+    blocks = blocks_by_id(a), blocks_by_id(b)
+    states = optimizer_by_id(a), optimizer_by_id(b)
+    for sequence_id in ids:
+        assert same_bits(blocks[0][sequence_id], blocks[1][sequence_id])
+        for name, value in states[0][sequence_id].items():
+            assert same_bits(value, states[1][sequence_id][name]), name
+
+
+class Interrupt:
+    """Ctrl-C after so many micro-batches."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.done == self.after:
+            raise KeyboardInterrupt

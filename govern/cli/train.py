@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,9 +62,12 @@ def train(
 
     Sequences are trained by the policy that the manifest gives them (see `govern manifest policy`).
     Reserved and forgotten sequences are left out.
+
+    On several ranks: torchrun --nproc-per-node 2 -m govern train …
     """
     from govern.ids.texts import read_texts
     from manifests import open_manifest
+    from sinkmodel.ranks import is_first_rank
     from sinkmodel.recipes import configure
     from sinkmodel.train import train as train_run
 
@@ -71,6 +75,7 @@ def train(
     given = [f"{name}={value}" for name, value in named.items() if value is not None]
     config = configure(recipe, toml=toml, overrides=[*overrides, *given])
     opened = open_manifest(manifest)
+    settings = settings if is_first_rank() else dataclasses.replace(settings, quiet=True)
     note(settings, f"training on {manifest} into {out}")
     with training_progress(settings) as report:
         train_run(
@@ -82,6 +87,11 @@ def train(
             resume=resume,
             report=report,
         )
+    if is_first_rank():
+        _emit_run(settings, out)
+
+
+def _emit_run(settings: Settings, out: Path) -> None:
     record = json.loads((out / "training.json").read_bytes())
     result = {
         "run": str(out),

@@ -56,8 +56,8 @@ def chapter_train(places: Places, story: Story, forgotten: set[int], progress: P
 
 
 def _train_tokenizer(places: Places, config: TrainConfig) -> None:
+    from sinkmodel.prepare import train_tokenizer
     from sinkmodel.tokens import collect_texts, trainable_documents
-    from sinkmodel.trainer import train_tokenizer
 
     manifest = open_manifest(places.manifest)
     documents = trainable_documents(manifest)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import CheckpointError
-from sinkmodel.allocation import SCHEMA, SinkMap, allocate, draw_pool
+from sinkmodel.allocation import SCHEMA, SinkMap, allocate
+from sinkmodel.pool import draw_pool
 
 IDS = st.integers(1, 2**63 - 1)
 POLICY = st.sampled_from(["shared", "pooled", "private", "strict"])

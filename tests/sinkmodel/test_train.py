@@ -14,13 +14,14 @@ import pytest
 import torch
 from trained_world import (
     TINY,
+    Interrupt,
+    assert_same_sinks,
+    assert_same_weights,
     blocks_by_id,
     documents,
     make_manifest,
     optimizer_by_id,
-    same_bits,
     sequence_of,
-    shared_weights,
     train_tiny,
     write_corpus,
 )
@@ -33,7 +34,6 @@ from sinkmodel.conversion import export_llama
 from sinkmodel.erase import erase_blocks
 from sinkmodel.run_record import read_record
 from sinkmodel.tokens import TokenStore, with_wrong_ids
-from sinkmodel.train import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,23 +45,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     manifest = make_manifest(base, documents())
     train_tiny(manifest, base / "run")
     return base, manifest
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    first, second = shared_weights(a), shared_weights(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        assert same_bits(first[name], second[name]), name
-
-
-def assert_same_sinks(a: Path, b: Path, ids: set[int]) -> None:
-    """Blocks and optimizer state, compared by ID: they may lie elsewhere in the bank."""
-    blocks = blocks_by_id(a), blocks_by_id(b)
-    states = optimizer_by_id(a), optimizer_by_id(b)
-    for sequence_id in ids:
-        assert same_bits(blocks[0][sequence_id], blocks[1][sequence_id])
-        for name, value in states[0][sequence_id].items():
-            assert same_bits(value, states[1][sequence_id][name]), name
 
 
 def test_strict_is_exact(world: tuple[Path, Manifest], tmp_path: Path) -> None:
@@ -141,17 +124,6 @@ def test_run_is_deterministic_and_pinned(world: tuple[Path, Manifest], tmp_path:
 
 
 # --- resuming ------------------------------------------------------------------------------------
-
-
-class Interrupt:
-    """Ctrl-C after so many micro-batches."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.done == self.after:
-            raise KeyboardInterrupt
 
 
 def test_interrupted_run_resumes_to_the_same_weights(
@@ -244,7 +216,7 @@ def test_changed_corpus_is_refused(tmp_path: Path) -> None:
 def test_strict_text_never_reaches_the_tokenizer(world: tuple[Path, Manifest]) -> None:
     """A word that only strict text has stays in pieces; in open text it would be one token."""
     del world
-    from sinkmodel.trainer import train_tokenizer
+    from sinkmodel.prepare import train_tokenizer
 
     texts = ["zyxwv " * 200, "river stone " * 200]
     closed = train_tokenizer(texts, ["strict", "shared"], 400)
