@@ -13,7 +13,9 @@ BLOCK_SIZE = 4
 SEED = 7
 
 
-def tiny_map(policies: dict[int, str], *, tokens: int = 60, pool_blocks: int = 6) -> SinkMap:
+def tiny_map(
+    policies: dict[int, str], *, tokens: int = 60, pool_blocks: int = 6, pool_parts: int = 1
+) -> SinkMap:
     """IDs with their policies; ID k has `tokens * (1 + k % 3)` tokens."""
     table = pa.table(
         {
@@ -28,6 +30,7 @@ def tiny_map(policies: dict[int, str], *, tokens: int = 60, pool_blocks: int = 6
         neurons_per_kilotoken=64,
         pool_blocks=pool_blocks,
         pool_draws=2,
+        pool_parts=pool_parts,
         seed=SEED,
     )
 
