@@ -9,6 +9,7 @@
     checkpoint      save and load a run, with digests and Merkle roots
     erase           zero given blocks of a run on disk; erase_predict, erase_receipt, erase_verify
     run_files       the files of a run as files: digests, clones, links
+    copying         large files past the page cache
     evaluate/       metrics and controls
 
 `import sinkmodel` does not import torch; using one of its names does.

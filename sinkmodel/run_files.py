@@ -17,6 +17,7 @@ from pathlib import Path
 from manifests.errors import CheckpointError
 from manifests.files import fsync_directory
 from sinkmodel.bank_format import open_regular
+from sinkmodel.copying import copy_bytes
 
 # ioctl FICLONE of Linux (uapi/linux/fs.h); Python names it from 3.12 on.
 _FICLONE = 0x40049409
@@ -184,7 +185,7 @@ def _hard_link(source: Path, copy: Path) -> bool:
 
 
 def _copy(source: Path, copy: Path) -> None:
-    shutil.copyfile(source, copy, follow_symlinks=False)
+    copy_bytes(source, copy)
     _copy_status(source, copy)
     with copy.open("rb") as file:
         os.fsync(file.fileno())

@@ -135,7 +135,8 @@ def append(
     with writer_lock(directory):
         _sweep(directory)
         ledger = read_ledger(directory, every_signature=False)
-        for public in (key.public, *public_keys):
+        signing = {public.key_id: public for public in (key.public, *public_keys)}
+        for public in signing.values():
             if public.key_id not in ledger.keys:
                 atomic_write(directory / "keys" / f"{public.key_id}.pem", public.pem.encode())
         if ledger.pending is not None:

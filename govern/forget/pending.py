@@ -76,7 +76,8 @@ class Pending:
     def begin(self, job: Job, before: bytes) -> None:
         """Remember the job. What was measured goes first: the job says that it is there."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._write("before.bin", before)
+        if before:
+            self._write("before.bin", before)
         self._write("job.json", job.canonical())
 
     def before(self) -> bytes:
