@@ -13,6 +13,7 @@ what to do, and prints as one line. Programming mistakes stay ordinary Python ex
     ├── LockedError        somebody else is writing there
     ├── StoppedError       a command that was interrupted
     ├── MissingExtraError  an optional dependency that is not installed
+    ├── EngineError        workers that cannot be reached, or a stage of theirs that lost something
     ├── ManyFaultsError    more than one of these, a line each
     └── IntegrityError     exit 3: a digest, signature or invariant that does not hold
 """
@@ -20,6 +21,7 @@ what to do, and prints as one line. Programming mistakes stay ordinary Python ex
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class GovernError(Exception):
@@ -48,9 +50,17 @@ class GovernError(Exception):
         # One line, whatever a hostile file name holds: control characters are shown, not obeyed.
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker's process to ours; an exception's own way knows no keyword arguments.
+        return _again, (type(self), self.what, self.expected, self.found, self.remedy)
+
     def _short(self, text: str) -> str:
         """A part of the line: a name may be a megabyte long."""
         return text if len(text) <= self._LONGEST else text[: self._LONGEST - 1] + "…"
+
+
+def _again(kind: type[GovernError], what: str, expected: str, found: str, remedy: str) -> Any:
+    return kind(what, expected=expected, found=found, remedy=remedy)
 
 
 class ManyFaultsError(GovernError):
@@ -63,6 +73,9 @@ class ManyFaultsError(GovernError):
             first.what, expected=first.expected, found=first.found, remedy=first.remedy
         )
         self.exit_code = max(fault.exit_code for fault in faults)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ManyFaultsError, (self.faults,)
 
     def __str__(self) -> str:
         return "\n".join(str(fault) for fault in self.faults)
@@ -102,6 +115,10 @@ class StoppedError(GovernError):
 
 class MissingExtraError(GovernError):
     """An optional dependency that is not installed."""
+
+
+class EngineError(GovernError):
+    """Workers that cannot be reached, or a stage of theirs that failed or lost something."""
 
 
 class IntegrityError(GovernError):

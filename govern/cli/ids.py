@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from govern.cli.render import Settings, emit, note
+from govern.engines import ENGINES, LOCAL
 from manifests.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 
     from govern.ids.add import AddReport
     from govern.ids.pipeline import BuildReport
+
+
+def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Who does the work."""
+    address = click.option(
+        "--engine-address",
+        metavar="ADDRESS",
+        help="A Ray cluster (auto, host:port) or Spark master.  [default: one on this machine]",
+    )
+    engine = click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=LOCAL,
+        show_default=True,
+        help="Threads of this process, processes of this machine, or a cluster: docs/scale.md.",
+    )
+    return engine(address(command))
 
 
 @click.group(epilog="Example: govern ids build corpus.jsonl.gz --out manifest")
@@ -63,7 +81,8 @@ def ids() -> None:
     metavar="SIZE",
     help="What the pairs being compared may take; each document needs about 250 bytes besides.",
 )
-@click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@click.option("--workers", type=int, help="Threads, or processes.  [default: all cores]")
+@_engine_options
 @click.option("--resume", is_flag=True, help="Go on with the unfinished build in --out.")
 @click.pass_obj
 def build(
@@ -80,6 +99,8 @@ def build(
     tombstones: tuple[Path, ...],
     memory: str,
     workers: int | None,
+    engine: str,
+    engine_address: str | None,
     resume: bool,
 ) -> None:
     """Read a corpus, find near-duplicates and write a manifest.
@@ -112,6 +133,8 @@ def build(
         tombstones=tombstones,
         memory=_bytes("--memory", memory),
         workers=workers if workers is not None else os.cpu_count() or 1,
+        engine=engine,
+        engine_address=engine_address,
     )
     with _stoppable("govern ids build", lambda: is_unfinished(out)), _progress(settings) as bars:
         report = build_ids(
@@ -133,7 +156,8 @@ def build(
     metavar="SIZE",
     help="What the pairs being compared may take; each document needs about 250 bytes besides.",
 )
-@click.option("--workers", type=int, help="Threads.  [default: all cores]")
+@click.option("--workers", type=int, help="Threads, or processes.  [default: all cores]")
+@_engine_options
 @click.pass_obj
 def add(
     settings: Settings,
@@ -142,6 +166,8 @@ def add(
     source: str | None,
     memory: str,
     workers: int | None,
+    engine: str,
+    engine_address: str | None,
 ) -> None:
     """Add documents to a manifest as a new snapshot.
 
@@ -157,6 +183,8 @@ def add(
         source=source,
         memory=_bytes("--memory", memory),
         workers=workers if workers is not None else os.cpu_count() or 1,
+        engine=engine,
+        engine_address=engine_address,
     )
     with _stoppable("govern ids add", lambda: False), _progress(settings) as bars:
         report = add_documents(inputs, manifest, config, bars)

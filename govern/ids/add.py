@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from govern.engines import LOCAL, open_engine
 from govern.ids.corpus import ReadOptions, kept_type
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.minhash import permutations
@@ -44,6 +45,7 @@ from manifests.reader import Manifest, open_manifest
 from manifests.writer import WORK_NAME, commit, make_index, sweep
 
 if TYPE_CHECKING:
+    from govern.engines.base import Engine
     from govern.ids.amend import Addition, Amended
     from govern.ids.ingest import Ingested
     from govern.ids.settle import Settled
@@ -60,11 +62,15 @@ class AddConfig:
         source: The source of the new documents; by default as for the build.
         workers: Threads.
         memory: Bytes; new candidate pairs are compared in pieces that take a quarter of them.
+        engine: Who reads the new documents: one of `govern.engines.ENGINES`.
+        engine_address: The cluster; by default one on this machine.
     """
 
     source: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     memory: int = MEMORY
+    engine: str = LOCAL
+    engine_address: str | None = None
 
     def __post_init__(self) -> None:
         require_within("--workers", self.workers, 1, 1024)
@@ -152,8 +158,11 @@ def add_documents(
     require_rules(known)
     require_shingles(known)
     found = find_inputs(inputs, config.source or known.parameters["source"])
-    with _writing(Path(manifest)) as opened:
-        counts = _add(found, opened, config, progress or Silent())
+    with (
+        open_engine(config.engine, config.engine_address, config.workers) as engine,
+        _writing(Path(manifest)) as opened,
+    ):
+        counts = _add(found, opened, config, engine, progress or Silent())
     return AddReport(
         path=Path(manifest),
         files=len(found.files),
@@ -165,23 +174,46 @@ def add_documents(
     )
 
 
-def _add(read: Inputs, manifest: Manifest, config: AddConfig, progress: Progress) -> dict[str, Any]:
-    from govern.ids.amend import write_addition
-    from govern.ids.ingest import ingest
-    from govern.ids.settle import settle
-    from govern.ids.stored import load_stored
+def _read(
+    read: Inputs, manifest: Manifest, config: AddConfig, engine: Engine | None, progress: Progress
+) -> Ingested:
+    """The new documents, read by an engine's tasks or by threads."""
+    known, work = manifest.parameters, manifest.path / WORK_NAME
+    options = _read_options(known, config)
+    if engine:
+        from govern.ids.staged import Staged
 
-    known = manifest.parameters
+        return Staged(engine, work, progress).read(
+            read,
+            options,
+            ngram=known["ngram"],
+            num_perm=known["num_perm"],
+            seed=known["seed"],
+            durable=False,
+        )
+    from govern.ids.ingest import ingest
+
     progress.stage("reading", None, "bytes")
-    ingested = ingest(
+    return ingest(
         read.files,
-        _read_options(known, config),
-        manifest.path / WORK_NAME,
+        options,
+        work,
         ngram=known["ngram"],
         permutations=permutations(known["num_perm"], known["seed"]),
         workers=config.workers,
         advance=progress.advance,
     )
+
+
+def _add(
+    read: Inputs, manifest: Manifest, config: AddConfig, engine: Engine | None, progress: Progress
+) -> dict[str, Any]:
+    from govern.ids.amend import write_addition
+    from govern.ids.settle import settle
+    from govern.ids.stored import load_stored
+
+    known = manifest.parameters
+    ingested = _read(read, manifest, config, engine, progress)
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
         require_documents(ingested.rejects, len(ingested.keys))
         stored = load_stored(manifest)

@@ -39,7 +39,7 @@ from govern.ids.store import ArrayFile, ChunkedRows, DocumentStore
 from manifests.schema import SHA256
 
 # Columns of a working file that are no columns of a document.
-_COMPUTED = ("key", "content", "signature", "hashes")
+COMPUTED = ("key", "content", "signature", "hashes")
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -98,17 +98,17 @@ def ingest(
     tasks = plan_tasks(files)
 
     def work(item: tuple[Task, CorpusBatch]) -> Piece:
-        return _sketch(*item, ngram, permutations)
+        return sketched(*item, ngram, permutations)
 
     with PartWriter(folder, durable=durable) as writer, ThreadPoolExecutor(workers) as pool:
-        missing = _missing_batches(tasks, folder, options, advance)
+        missing = missing_batches(tasks, folder, options, advance)
         for piece in ordered_map(pool, work, missing, workers):
             writer.add(piece)
             advance(piece.text_bytes)
-    return _collect(list(all_parts(folder, tasks)), directory, len(permutations.a))
+    return collect(list(all_parts(folder, tasks)), directory, len(permutations.a))
 
 
-def _missing_batches(
+def missing_batches(
     tasks: Sequence[Task], folder: Path, options: ReadOptions, advance: Callable[[int], None]
 ) -> Iterator[tuple[Task, CorpusBatch]]:
     """The batches of every task behind the parts of it that are there."""
@@ -121,14 +121,20 @@ def _missing_batches(
                 yield task, batch
 
 
-def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
-    """All parts as one."""
-    documents = DocumentStore([part.path / "documents.arrow" for part in parts], _COMPUTED)
+def collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
+    """All parts as one.
+
+    Raises:
+        IntegrityError: One of them has lost bytes.
+    """
+    for part in parts:
+        part.require_whole()
+    documents = DocumentStore([part.path / "documents.arrow" for part in parts], COMPUTED)
     arrays = {}
     for name, width in (("key", 2), ("content", 4)):
         with closing(ArrayFile(directory / f"{name}.u64", np.uint64, width)) as file:
             for column in documents.column(name):
-                file.append(_fixed_rows(column, np.uint64, width))
+                file.append(fixed_rows(column, np.uint64, width))
             arrays[name] = file.finish()
     documents.release()
     return Ingested(
@@ -137,15 +143,12 @@ def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
         keys=arrays["key"],
         content=arrays["content"],
         signatures=ChunkedRows(
-            [_fixed_rows(c, np.uint32, num_perm) for c in documents.column("signature")],
+            [fixed_rows(c, np.uint32, num_perm) for c in documents.column("signature")],
             np.uint32,
             num_perm,
             documents.release,
         ),
-        hashes=tuple(
-            (column.values.to_numpy(), column.offsets.to_numpy())
-            for column in documents.column("hashes")
-        ),
+        hashes=values_and_offsets(documents),
         kinds=tuple(
             frozenset().union(*seen) for seen in zip(*(part.kinds for part in parts), strict=True)
         ),
@@ -153,7 +156,17 @@ def _collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
     )
 
 
-def _fixed_rows(column: pa.Array, dtype: Any, width: int) -> npt.NDArray[Any]:
+def values_and_offsets(
+    documents: DocumentStore,
+) -> tuple[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]], ...]:
+    """The shingle sets of each batch, where they lie: `Ingested.hashes`."""
+    return tuple(
+        (column.values.to_numpy(), column.offsets.to_numpy())
+        for column in documents.column("hashes")
+    )
+
+
+def fixed_rows(column: pa.Array, dtype: Any, width: int) -> npt.NDArray[Any]:
     """The rows of an array of fixed-size binary, without copying them."""
     values = np.frombuffer(column.buffers()[1], dtype=dtype, count=len(column) * width)
     return values.reshape(-1, width)
@@ -184,7 +197,8 @@ def document_keys(source: pa.Array, doc_id: pa.Array) -> npt.NDArray[np.uint64]:
     return np.frombuffer(raw, dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _sketch(task: Task, batch: CorpusBatch, ngram: int, permutations: Permutations) -> Piece:
+def sketched(task: Task, batch: CorpusBatch, ngram: int, permutations: Permutations) -> Piece:
+    """A batch of a task with keys, content hashes, signatures and shingle sets for its text."""
     documents = batch.documents
     texts = documents["text"]
     sketches = sketch(texts, ngram=ngram, permutations=permutations)

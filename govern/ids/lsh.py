@@ -9,9 +9,10 @@ only become smaller, and a bucket can only pass from all pairs to pivots. It can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ PIVOTS = 16
 _SAMPLES = 256  # of each piece, to find where it ends
 
 Pairs = npt.NDArray[np.uint64]
+_Number = TypeVar("_Number", np.int64, np.uint64)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(32)
 
@@ -106,14 +108,21 @@ def band_keys(
     stands[settled.document_of] = np.arange(len(settled.document_of))
     begin, at = 0, 0
     for chunk in signatures.once():
-        chosen = stands[begin : begin + len(chunk)] >= 0
-        places = np.where(chosen, np.cumsum(chosen) - 1, -1)
-        block = np.empty((banding.bands, int(chosen.sum())), dtype=np.uint64)
-        fill_band_keys(chunk, places, banding.rows, block)
+        block = keys_of(chunk, stands[begin : begin + len(chunk)] >= 0, banding)
         keys[:, at : at + block.shape[1]] = block
         begin += len(chunk)
         at += block.shape[1]
     return keys, stands[stands >= 0]
+
+
+def keys_of(
+    signatures: npt.NDArray[np.uint32], chosen: npt.NDArray[np.bool_], banding: Banding
+) -> npt.NDArray[np.uint64]:
+    """The band keys of the chosen signatures, in their order, uint64 [bands, chosen]."""
+    places = np.where(chosen, np.cumsum(chosen) - 1, -1)
+    block = np.empty((banding.bands, int(chosen.sum())), dtype=np.uint64)
+    fill_band_keys(signatures, places, banding.rows, block)
+    return block
 
 
 def pairs_of_band(keys: npt.NDArray[np.uint64], texts: npt.NDArray[np.int64]) -> Pairs:
@@ -189,8 +198,8 @@ def merge_pairs(runs: list[Pairs], held: int) -> Iterator[Pairs]:
             yield pairs
 
 
-def distinct(parts: list[Pairs]) -> Pairs:
-    """Every pair once, ascending. Sorting, because np.unique hashes and is many times slower."""
+def distinct(parts: Sequence[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:
+    """Every number once, ascending. Sorting, because np.unique hashes and is many times slower."""
     pairs = np.concatenate(parts)
     pairs.sort()
     return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs

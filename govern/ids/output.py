@@ -2,8 +2,9 @@
 
     .work/begun.json    what is being built: parameters, and files by name, size and version
     .work/parts/…       what was read so far
+    .work/stages/…      what an engine's workers made of it
 
-A build that stops keeps these two, if it has finished a part, and nothing else of it is left. The
+A build that stops keeps these, if it has finished a part, and nothing else of it is left. The
 next build with `resume` goes on from there if it is the same build; every other one begins anew.
 """
 
@@ -27,6 +28,7 @@ from manifests.schema import TABLES
 from manifests.writer import WORK_NAME, is_torn_index, sweep
 
 _BEGUN_NAME = "begun.json"
+STAGES_NAME = "stages"
 _OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
 
@@ -173,12 +175,13 @@ def _stop(directory: Path, made: bool) -> bool:
 def _clear(directory: Path) -> None:
     """Remove all of an unfinished build but what can be gone on with."""
     work = directory / WORK_NAME
-    kept = {work / _BEGUN_NAME, work / PARTS_NAME}
+    kept = {work / name for name in (_BEGUN_NAME, PARTS_NAME, STAGES_NAME)}
     doomed = [
         *(directory / table for table in TABLES),
         *(path for path in directory.iterdir() if is_torn_index(path.name)),
         *(path for path in work.iterdir() if path not in kept),
         *(work / PARTS_NAME).glob(".*"),
+        *(work / STAGES_NAME).rglob(".*.tmp"),
     ]
     for path in doomed:
         if path.is_dir():

@@ -3,19 +3,22 @@
     parts/00003-00001/       part 1 of task 3
         documents.arrow      a row per document: its columns, key, content, signature and hashes
         rejects.arrow        the records that are no documents
-        part.json            where the task goes on behind this part, and what the kept columns hold
+        part.json            where the task goes on behind this part, what the kept columns hold,
+                             how much there is of all
 
 A *task* is a run of whole files and depends on nothing but them: tasks may be done in any order, by
-anybody, and one whose last part is there is done. A *part* is as much of a task as is worth keeping
-when a build is interrupted. Where parts end leaves no trace in a manifest.
+anybody, and one whose last part is there is done; two workers that do the same one publish the same
+parts, and the first of each stays. A *part* is as much of a task as is worth keeping when a build
+is interrupted. Where parts end leaves no trace in a manifest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +29,19 @@ import pyarrow as pa
 
 from govern.ids.corpus import Position
 from govern.ids.inputs import CorpusFile
+from manifests.errors import IntegrityError
 from manifests.files import canonical_json, fsync_directory
 from manifests.schema import REJECTS
 
 PARTS_NAME = "parts"
+_TABLES = ("documents.arrow", "rejects.arrow")
 # Raised when a part's columns change their meaning, so that no build goes on from older parts.
-PARTS_FORMAT = 2
+PARTS_FORMAT = 3
 # Bytes of text of a part: a few seconds of work. A part is one open file later, so there are no
 # more than some hundreds of them, however large the corpus is.
 PART_BYTES = 256 << 20
-_MOST_TASKS = 128
+# More than threads need for tasks of an engine's workers, each of which reads with one thread.
+MOST_TASKS, MOST_ENGINE_TASKS = 128, 4096
 
 
 class Task(NamedTuple):
@@ -72,7 +78,9 @@ class Part:
 
     path: Path
     kinds: tuple[frozenset[str], ...]
+    documents: int
     text_bytes: int
+    bytes: int
     end: Position | None
 
     def rejects(self) -> pa.Table:
@@ -80,10 +88,26 @@ class Part:
         with pa.ipc.open_file(self.path / "rejects.arrow") as reader:
             return reader.read_all()
 
+    def require_whole(self) -> None:
+        """Refuse a part that has lost bytes since it was published.
 
-def plan_tasks(files: Sequence[CorpusFile]) -> list[Task]:
-    """Cut a corpus into runs of whole files of at least `PART_BYTES` each."""
-    part_bytes = max(PART_BYTES, sum(file.bytes for file in files) // _MOST_TASKS)
+        Raises:
+            IntegrityError: It has.
+        """
+        found = sum((self.path / name).stat().st_size for name in _TABLES)
+        if found != self.bytes:
+            raise IntegrityError(
+                f"working files {self.path}",
+                expected=f"{self.bytes} bytes, as they were written",
+                found=f"{found}",
+                remedy="remove this folder and those after it of the same task, then run the build "
+                "again with --resume",
+            )
+
+
+def plan_tasks(files: Sequence[CorpusFile], most: int = MOST_TASKS) -> list[Task]:
+    """Cut a corpus into about `most` runs of whole files, of at least `PART_BYTES` each."""
+    part_bytes = max(PART_BYTES, sum(file.bytes for file in files) // most)
     runs: list[list[CorpusFile]] = [[]]
     size = 0
     for file in files:
@@ -104,7 +128,9 @@ def published(folder: Path, task: Task) -> list[Part]:
             Part(
                 path=path,
                 kinds=tuple(frozenset(kinds) for kinds in known["kinds"]),
+                documents=known["documents"],
                 text_bytes=known["text_bytes"],
+                bytes=known["bytes"],
                 end=Position(*known["end"]) if known["end"] else None,
             )
         )
@@ -123,12 +149,20 @@ class PartWriter:
     Args:
         folder: Where parts are published.
         durable: Whether a part must outlive the machine's power, not only this process.
+        may_publish: Called before each part is published; may refuse.
     """
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool,
+        may_publish: Callable[[], None] = lambda: None,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._durable = durable
+        self._may_publish = may_publish
         self._part: _OpenPart | None = None
         self._place = Path()
         self._publisher = ThreadPoolExecutor(1)
@@ -138,19 +172,36 @@ class PartWriter:
         """Add a piece; it ends a part when that is full or the task is done."""
         if self._part is None:
             self._place = self._next_place(piece.task)
-            self._part = _OpenPart(self._folder / f".{self._place.name}.tmp", piece)
+            # A name of its own: another worker may be at the same part.
+            temporary = f".{self._place.name}.{secrets.token_hex(4)}.tmp"
+            self._part = _OpenPart(self._folder / temporary, piece)
         self._part.add(piece)
         if piece.end is None or self._part.text_bytes >= piece.task.part_bytes:
             self._part.close(piece.end)
             self._wait()
-            self._publishing = self._publisher.submit(
-                _publish, self._part.path, self._place, durable=self._durable
-            )
+            self._publishing = self._publisher.submit(self._publish, self._part.path, self._place)
             self._part = None
 
     def _next_place(self, task: Task) -> Path:
         self._wait()
         return _place(self._folder, task, len(published(self._folder, task)))
+
+    def _publish(self, path: Path, place: Path) -> None:
+        if self._durable:
+            for file in path.iterdir():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            fsync_directory(path)
+        self._may_publish()
+        try:
+            path.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+            # Another worker was faster with the same.
+            shutil.rmtree(path)
+        if self._durable:
+            fsync_directory(place.parent)
 
     def _wait(self) -> None:
         if self._publishing is not None:
@@ -179,9 +230,9 @@ class _OpenPart:
     """A part that is being written under a temporary name."""
 
     def __init__(self, path: Path, first: Piece) -> None:
-        shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         self.path = path
+        self.documents = 0
         self.text_bytes = 0
         self._kinds: list[set[str]] = [set() for _ in first.kinds]
         self._documents = pa.ipc.new_file(path / "documents.arrow", first.documents.schema)
@@ -190,6 +241,7 @@ class _OpenPart:
     def add(self, piece: Piece) -> None:
         if piece.documents.num_rows:
             self._documents.write_batch(piece.documents)
+            self.documents += piece.documents.num_rows
         if piece.rejects.num_rows:
             self._rejects.write_batch(piece.rejects)
         self.text_bytes += piece.text_bytes
@@ -201,24 +253,15 @@ class _OpenPart:
         self._rejects.close()
         known = {
             "kinds": [sorted(kinds) for kinds in self._kinds],
+            "documents": self.documents,
             "text_bytes": self.text_bytes,
+            "bytes": sum((self.path / name).stat().st_size for name in _TABLES),
             "end": end,
         }
         (self.path / "part.json").write_bytes(canonical_json(known))
 
     def abandon(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _publish(path: Path, place: Path, *, durable: bool) -> None:
-    if durable:
-        for file in path.iterdir():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        fsync_directory(path)
-    path.rename(place)
-    if durable:
-        fsync_directory(place.parent)
 
 
 def all_parts(folder: Path, tasks: Sequence[Task]) -> Iterator[Part]:

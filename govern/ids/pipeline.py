@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from govern.engines import LOCAL, open_engine
 from govern.ids.corpus import ReadOptions
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
 from govern.ids.output import Begun, output
-from govern.ids.parts import PARTS_NAME
+from govern.ids.parts import MOST_ENGINE_TASKS, MOST_TASKS, PARTS_NAME, plan_tasks
 from govern.ids.rules import require_comparable
 from manifests.errors import InputError
 from manifests.index import InputFile, Snapshot
@@ -35,9 +36,12 @@ from manifests.reader import open_manifest
 from manifests.writer import WORK_NAME, commit, make_index
 
 if TYPE_CHECKING:
+    from govern.engines.base import Engine
     from govern.ids.ingest import Ingested
     from govern.ids.lsh import Pairs
+    from govern.ids.sets import ShingleSets
     from govern.ids.settle import Settled
+    from govern.ids.staged import Staged
     from govern.ids.tables import Assigned
     from govern.ids.verify import Links
 
@@ -85,6 +89,9 @@ class BuildConfig:
         memory: Bytes; candidate pairs are compared in pieces that take a quarter of them. What
             grows with the documents themselves (about 250 bytes each) is not bounded by it.
         tombstones: Manifests whose forgotten sequences must be recognised when they come back.
+        engine: Who does the work: one of `govern.engines.ENGINES`. `out` must then lie on a file
+            system that all its machines have at the same path.
+        engine_address: The cluster; by default one on this machine.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -96,6 +103,8 @@ class BuildConfig:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     tombstones: tuple[Path, ...] = ()
     memory: int = MEMORY
+    engine: str = LOCAL
+    engine_address: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -171,9 +180,12 @@ def build_ids(
     config = config or BuildConfig()
     found = find_inputs(inputs, config.read.source)
     _require_tombstones(config)
-    begun = Begun.of(parameters(config), found)
-    with output(Path(out), begun, resume=resume, note=note) as directory:
-        counts = _build(found, directory, config, progress or Silent())
+    begun = Begun.of({**parameters(config), "reading_tasks": _reading_tasks(found, config)}, found)
+    with (
+        open_engine(config.engine, config.engine_address, config.workers) as engine,
+        output(Path(out), begun, resume=resume, note=note) as directory,
+    ):
+        counts = _build(found, directory, config, engine, progress or Silent())
     return BuildReport(
         path=Path(out),
         files=len(found.files),
@@ -182,6 +194,12 @@ def build_ids(
         seconds=time.perf_counter() - begin,
         **counts,
     )
+
+
+def _reading_tasks(found: Inputs, config: BuildConfig) -> int:
+    """In how many tasks the corpus is read: parts of other tasks cannot be gone on with."""
+    most = MOST_TASKS if config.engine == LOCAL else MOST_ENGINE_TASKS
+    return len(plan_tasks(found.files, most))
 
 
 def _require_tombstones(config: BuildConfig) -> None:
@@ -229,29 +247,20 @@ class _Decided:
 
 
 def _build(
-    found: Inputs, directory: Path, config: BuildConfig, progress: Progress
+    found: Inputs, directory: Path, config: BuildConfig, engine: Engine | None, progress: Progress
 ) -> dict[str, Any]:
     # Compiled code is loaded here, so that a wrong path is refused without waiting for it.
     from govern.ids.first_tables import write_tables
-    from govern.ids.ingest import ingest
+    from govern.ids.staged import Staged
 
-    progress.stage("reading", None, "bytes")
-    ingested = ingest(
-        found.files,
-        config.read,
-        directory / WORK_NAME,
-        ngram=config.ngram,
-        permutations=permutations(config.num_perm, config.seed),
-        workers=config.workers,
-        advance=progress.advance,
-        durable=True,
-    )
+    staged = Staged(engine, directory / WORK_NAME, progress) if engine else None
+    ingested = _read(found, directory, config, staged, progress)
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
         if not len(ingested.keys):
             # To go on from here could only find the same again.
             shutil.rmtree(directory / WORK_NAME / PARTS_NAME)
         require_documents(ingested.rejects, len(ingested.keys))
-        decided = _decide(ingested, directory / WORK_NAME, config, pool, progress)
+        decided = _decide(ingested, directory / WORK_NAME, config, pool, staged, progress)
         settled = decided.assigned.settled
         n_documents = int((settled.text_of >= 0).sum())
         progress.stage("writing", n_documents, "documents")
@@ -291,35 +300,63 @@ def _build(
     }
 
 
+def _read(
+    found: Inputs,
+    directory: Path,
+    config: BuildConfig,
+    staged: Staged | None,
+    progress: Progress,
+) -> Ingested:
+    """The stage of reading, by an engine's tasks or by threads."""
+    from govern.ids.ingest import ingest
+
+    if staged:
+        return staged.read(
+            found,
+            config.read,
+            ngram=config.ngram,
+            num_perm=config.num_perm,
+            seed=config.seed,
+            durable=True,
+        )
+    progress.stage("reading", None, "bytes")
+    return ingest(
+        found.files,
+        config.read,
+        directory / WORK_NAME,
+        ngram=config.ngram,
+        permutations=permutations(config.num_perm, config.seed),
+        workers=config.workers,
+        advance=progress.advance,
+        durable=True,
+    )
+
+
 def _decide(
     ingested: Ingested,
     work: Path,
     config: BuildConfig,
     pool: ThreadPoolExecutor,
+    staged: Staged | None,
     progress: Progress,
 ) -> _Decided:
     """The stages between reading and writing."""
     from govern.ids.assign import assign_ids
     from govern.ids.cluster import cluster
     from govern.ids.forgotten import find_forgotten
-    from govern.ids.lsh import merge_pairs
     from govern.ids.sets import build_sets
     from govern.ids.settle import settle
     from govern.ids.tables import Assigned
-    from govern.ids.verify import verify
 
     settled = settle(ingested)
     texts = np.arange(len(settled.document_of))
-    progress.stage("comparing bands", config.banding.bands, "bands")
-    pieces = merge_pairs(
-        _pair_runs(ingested, settled, work, config, pool, progress),
-        held=held_pairs(config.memory),
-    )
-    progress.stage("verifying pairs", None, "pairs")
-    sets = build_sets(ingested, settled.document_of, work / "sets.u64")
-    links, candidates = verify(
-        sets, pieces, config.threshold, work, pool, config.workers, progress.advance
-    )
+    if staged:
+        links, candidates = staged.link(settled, config.banding, config.threshold)
+        sets = build_sets(ingested, settled.document_of, work / "sets.u64")
+    else:
+        runs = _pair_runs(ingested, settled, work, config, pool, progress)
+        sets = build_sets(ingested, settled.document_of, work / "sets.u64")
+        links, candidates = _verified(sets, runs, work, config, pool, progress)
     clusters = cluster(len(texts), links)
     ids = assign_ids(ingested.content[settled.document_of], clusters.representative)
     assigned = Assigned(
@@ -351,8 +388,26 @@ def _pair_runs(
     """The candidate pairs of each band; the keys of the bands are gone with this call."""
     from govern.ids.lsh import band_keys, spill_pairs
 
+    progress.stage("comparing bands", config.banding.bands, "bands")
     keys, owners = band_keys(ingested.signatures, settled, config.banding, work / "bands.u64")
     return spill_pairs(keys, owners, work, pool, config.workers, progress.advance)
+
+
+def _verified(
+    sets: ShingleSets,
+    runs: list[Pairs],
+    work: Path,
+    config: BuildConfig,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> tuple[Links, int]:
+    """The links among the candidate pairs of all bands, and how many pairs there were."""
+    from govern.ids.lsh import merge_pairs
+    from govern.ids.verify import verify
+
+    progress.stage("verifying pairs", None, "pairs")
+    pieces = merge_pairs(runs, held=held_pairs(config.memory))
+    return verify(sets, pieces, config.threshold, work, pool, config.workers, progress.advance)
 
 
 def require_within(option: str, value: float, low: float, high: float) -> None:

@@ -6,8 +6,9 @@ Set i is `values[begins[i]:][:sizes[i]]`. They are intersected by `verify` and s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from govern.ids.jit import compiled
 from govern.ids.store import ArrayFile, Indices, split_rows
 from govern.ids.stored import RowGroup, row_groups
 from manifests.reader import Manifest
+
+Hashes = Sequence[tuple[npt.NDArray[np.uint64], Indices]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,30 @@ def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
 
 def build_sets(ingested: Ingested, documents: Indices, path: Path) -> ShingleSets:
     """The shingle sets of `documents`, in their order; copied in file order, whatever that is."""
-    ends = np.cumsum([0, *(len(offsets) - 1 for _, offsets in ingested.hashes)])
 
     def parts() -> Iterator[tuple[Indices, ShingleSets]]:
-        for batch, places, rows in split_rows(documents, ends):
-            values, offsets = ingested.hashes[batch]
-            sizes = np.diff(offsets)[rows]
-            yield places, ShingleSets(values=values, begins=offsets[rows], sizes=sizes)
+        for part in sets_within(ingested.hashes, documents):
+            yield part
             ingested.documents.release()
 
     return collect_sets(path, len(documents), parts())
+
+
+def sets_within(hashes: Hashes, rows: Indices) -> Iterator[tuple[Indices, ShingleSets]]:
+    """The sets of some documents, where they lie.
+
+    Args:
+        hashes: As `Ingested.hashes`.
+        rows: int64, documents by their number through all batches, in any order.
+
+    Yields:
+        Places in `rows`, and their sets.
+    """
+    ends = np.cumsum([0, *(len(offsets) - 1 for _, offsets in hashes)])
+    for batch, places, within in split_rows(rows, ends):
+        values, offsets = hashes[batch]
+        begins = offsets[within]
+        yield places, ShingleSets(values=values, begins=begins, sizes=offsets[within + 1] - begins)
 
 
 def encode_sets(
@@ -92,20 +109,34 @@ def collect_sets(
         count: How many sets there will be.
         parts: Places in the result, and the sets that belong there; together every place once.
     """
-    begins, sizes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    file = ArrayFile(path, np.uint64)
-    at = 0
-    try:
-        for places, sets in parts:
-            data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
-            _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
-            file.append(data)
-            begins[places] = at + np.cumsum(sets.sizes) - sets.sizes
-            sizes[places] = sets.sizes
-            at += len(data)
+    with closing(ArrayFile(path, np.uint64)) as file:
+        begins, sizes = _packed(count, parts, file.append)
         return ShingleSets(values=file.finish(), begins=begins, sizes=sizes)
-    finally:
-        file.close()
+
+
+def held_sets(count: int, parts: Iterable[tuple[Indices, ShingleSets]]) -> ShingleSets:
+    """`collect_sets`, in memory."""
+    data = [np.zeros(0, dtype=np.uint64)]
+    begins, sizes = _packed(count, parts, data.append)
+    return ShingleSets(values=np.concatenate(data), begins=begins, sizes=sizes)
+
+
+def _packed(
+    count: int,
+    parts: Iterable[tuple[Indices, ShingleSets]],
+    keep: Callable[[npt.NDArray[np.uint64]], None],
+) -> tuple[Indices, Indices]:
+    """Hand sets on, one after another; where each place's begins there, and its size."""
+    begins, sizes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    at = 0
+    for places, sets in parts:
+        data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
+        _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
+        keep(data)
+        begins[places] = at + np.cumsum(sets.sizes) - sets.sizes
+        sizes[places] = sets.sizes
+        at += len(data)
+    return begins, sizes
 
 
 def stored_sets(

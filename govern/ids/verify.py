@@ -6,7 +6,7 @@ threshold is not merged: |A ∩ B| <= min, |A ∪ B| >= max, so J <= min / max.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from govern.ids.lsh import Pairs, split_pairs
 from govern.ids.sets import ShingleSets
 from govern.ids.store import ArrayFile
 
-_PAIRS_PER_TASK = 1 << 16
+PAIRS_PER_TASK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +87,43 @@ def verify(
     Returns:
         The links, ascending by (a, b), and how many pairs were verified.
     """
+    count = 0
+
+    def links() -> Iterator[Links]:
+        nonlocal count
+        for pairs in pieces:
+            a, b = split_pairs(pairs)
+            jaccard = similarities(sets, a, b, threshold, pool, workers, advance)
+            linked = jaccard > 0
+            yield Links(a=a[linked], b=b[linked], jaccard=jaccard[linked])
+            count += len(pairs)
+
+    return stored_links(links(), directory), count
+
+
+def stored_links(pieces: Iterable[Links], directory: Path) -> Links:
+    """Links that come in pieces, in working files."""
     kinds = {"a": np.int64, "b": np.int64, "jaccard": np.float64}
     with ExitStack() as stack:
         files = {n: ArrayFile(directory / f"links-{n}.8", kind) for n, kind in kinds.items()}
         for file in files.values():
             stack.callback(file.close)
-        count = 0
-        for pairs in pieces:
-            a, b = split_pairs(pairs)
-            jaccard = similarities(sets, a, b, threshold, pool, workers, advance)
-            linked = jaccard > 0
-            for name, values in (("a", a), ("b", b), ("jaccard", jaccard)):
-                files[name].append(values[linked])
-            count += len(pairs)
-        return Links(**{name: file.finish() for name, file in files.items()}), count
+        for piece in pieces:
+            for name, file in files.items():
+                file.append(getattr(piece, name))
+        return Links(**{name: file.finish() for name, file in files.items()})
+
+
+def jaccard_of(
+    sets: ShingleSets,
+    left: npt.NDArray[np.int64],
+    right: npt.NDArray[np.int64],
+    threshold: float,
+) -> npt.NDArray[np.float64]:
+    """The exact Jaccard similarity of each pair of sets, 0 where it is below the threshold."""
+    result = np.empty(len(left), dtype=np.float64)
+    _jaccard(sets.values, sets.begins, sets.sizes, left, right, threshold, result)
+    return result
 
 
 def similarities(
@@ -112,16 +135,14 @@ def similarities(
     workers: int,
     advance: Callable[[int], None],
 ) -> npt.NDArray[np.float64]:
-    """The exact Jaccard similarity of each pair of sets, 0 where it is below the threshold."""
+    """`jaccard_of`, by threads."""
 
     def work(begin: int) -> npt.NDArray[np.float64]:
-        part = slice(begin, begin + _PAIRS_PER_TASK)
-        result = np.empty(len(left[part]), dtype=np.float64)
-        _jaccard(sets.values, sets.begins, sets.sizes, left[part], right[part], threshold, result)
-        return result
+        part = slice(begin, begin + PAIRS_PER_TASK)
+        return jaccard_of(sets, left[part], right[part], threshold)
 
     found = [np.zeros(0, dtype=np.float64)]
-    for result in ordered_map(pool, work, range(0, len(left), _PAIRS_PER_TASK), workers):
+    for result in ordered_map(pool, work, range(0, len(left), PAIRS_PER_TASK), workers):
         found.append(result)
         advance(len(result))
     return np.concatenate(found)

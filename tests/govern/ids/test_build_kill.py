@@ -73,7 +73,7 @@ def remains(directory: Path) -> int:
     """What a killed process left, whatever its temporary names: equal remains are tried once."""
     return hash(
         frozenset(
-            (re.sub(r"\.\w{8}\.tmp$", "", path.as_posix()), path.is_file() and path.read_bytes())
+            (re.sub(r"\.\w{8}\.tmp(?=/|$)", "", path.as_posix()), path.is_file() and path.read_bytes())
             for path in directory.rglob("*")
         )
     )

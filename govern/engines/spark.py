@@ -1,0 +1,176 @@
+"""Tasks on Spark: one partition a task, which Spark repeats when an executor dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from govern.engines.address import ANSWER_WITHIN, require_listener, unreachable
+from govern.engines.base import (
+    MOST_DEATHS,
+    STALLED_AFTER,
+    A,
+    R,
+    Watch,
+    attempt,
+    calls,
+    died,
+    value_of,
+)
+from govern.ids.readers.extras import required
+from manifests.errors import EngineError, InputError
+
+_TICK = 0.2
+
+
+@contextmanager
+def connect(address: str | None, workers: int) -> Iterator[Spark]:
+    """A Spark cluster: the one at `address` (a master URL), or one on this machine.
+
+    Raises:
+        MissingExtraError: PySpark is not installed.
+        InputError: The address is one of Spark Connect.
+        EngineError: There is no cluster at the address, or none could be begun.
+    """
+    required("pyspark", "spark", "--engine spark")
+    master = address or f"local[{workers},{MOST_DEATHS}]"
+    if master.startswith("sc://"):
+        raise InputError(
+            f"--engine-address {address}",
+            expected="a master such as spark://host:7077, yarn or k8s://https://host:port",
+            found="Spark Connect, which has no tasks",
+            remedy="give the master's own address",
+        )
+    require_listener(master)
+    context = _context(master, wait=ANSWER_WITHIN if master.startswith("spark://") else None)
+    try:
+        yield Spark(context)
+    finally:
+        context.stop()
+
+
+def _context(master: str, wait: float | None) -> Any:
+    """A SparkContext; in a thread of its own, since Spark asks a silent master for a minute."""
+    found: list[Any] = []
+
+    def begin() -> None:
+        try:
+            found.append(_begin(master))
+        except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
+            found.append(error)
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(wait)
+    if not found:
+        raise unreachable(master, f"no answer within {wait:.0f} s")
+    if isinstance(found[0], Exception):
+        said = str(found[0]).splitlines() or [type(found[0]).__name__]
+        raise EngineError(
+            f"--engine spark at {master}",
+            expected="a Spark cluster that can be used",
+            found=said[-1] if "Java" not in said[0] else said[0],
+            remedy="see that Java 17 or later is installed and the master is right",
+        ) from found[0]
+    return found[0]
+
+
+def _begin(master: str) -> Any:
+    from pyspark import SparkConf, SparkContext
+
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "OFF",
+        "spark.task.maxFailures": str(MOST_DEATHS),
+        "spark.python.worker.reuse": "true",
+    }
+    if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    conf = SparkConf().setMaster(master).setAppName("govern ids")
+    for name, value in settings.items():
+        if not conf.contains(name):
+            conf.set(name, value)
+    return SparkContext(conf=conf)
+
+
+class Spark:
+    """An `Engine` of Spark tasks.
+
+    Args:
+        context: The SparkContext.
+        stalled_after: Seconds in which some task of a stage must end.
+    """
+
+    def __init__(self, context: Any, stalled_after: float = STALLED_AFTER) -> None:
+        self._context = context
+        self._stalled_after = stalled_after
+        self._stages = 0
+
+    def run(
+        self,
+        stage: str,
+        function: Callable[[A], R],
+        arguments: Sequence[A],
+        finished: Callable[[int], None],
+    ) -> list[R]:
+        """Run a task for each argument: see `base.Engine`."""
+        from pyspark import InheritableThread
+
+        if not arguments:
+            return []
+        self._stages += 1
+        group = f"govern-{os.getpid()}-{self._stages}"
+        found: list[Any] = []
+
+        def collect() -> None:
+            try:
+                self._context.setJobGroup(group, stage, interruptOnCancel=True)
+                tasks = calls(stage, function, arguments)
+                found.append(self._context.parallelize(tasks, len(tasks)).map(attempt).collect())
+            except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
+                found.append(error)
+
+        thread = InheritableThread(target=collect, daemon=True)
+        thread.start()
+        watch = Watch(stage, self._stalled_after)
+        done = 0
+        try:
+            while thread.is_alive():
+                thread.join(_TICK)
+                now = max(done, self._finished(group))
+                watch.note(now - done)
+                finished(now - done)
+                done = now
+        except BaseException:
+            self._context.cancelJobGroup(group)
+            raise
+        if isinstance(found[0], Exception):
+            raise died(stage, _reason(found[0])) from found[0]
+        finished(len(arguments) - done)
+        return [value_of(outcome) for outcome in found[0]]
+
+    def _finished(self, group: str) -> int:
+        """How many tasks of a job have ended, as far as Spark still knows."""
+        tracker = self._context.statusTracker()
+        count = 0
+        for job in tracker.getJobIdsForGroup(group):
+            info = tracker.getJobInfo(job)
+            for number in info.stageIds if info else ():
+                stage = tracker.getStageInfo(number)
+                count += stage.numCompletedTasks if stage else 0
+        return count
+
+
+def _reason(error: Exception) -> str:
+    """The line of a Java error that says what happened."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        if "Job aborted" in line:
+            return line.partition(": ")[2] or line
+    return lines[0] if lines else type(error).__name__
