@@ -43,7 +43,7 @@ def test_tasks_give_the_bytes_of_threads(
 ) -> None:
     """One bucket a band and one range; then several buckets a band, groups a file and ranges."""
     if splits is not None:
-        monkeypatch.setattr("govern.ids.staged.TEXTS_PER_BUCKET", 200)
+        monkeypatch.setattr("govern.ids.staged.TEXTS_PER_BUCKET", 120)
     monkeypatch.setattr("govern.ids.tasks.PAIRS_PER_SAMPLE", sample)
     monkeypatch.setattr("govern.ids.staged.PAIRS_PER_RANGE", ranges)
     ran = [stage for stage, _ in staged(corpus, tmp_path / "m")]
@@ -107,7 +107,7 @@ TEXTS = st.builds(
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(TEXTS, min_size=1, max_size=20), st.integers(1, 4), st.integers(1, 200))
 def test_any_tiny_corpus(

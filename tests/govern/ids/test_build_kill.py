@@ -30,6 +30,7 @@ READ = ReadOptions(source="s", batch_rows=100)
 CONFIG = BuildConfig(read=READ, workers=2)
 # Few bands, so few files: a sweep is as long as a build has file operations.
 TINY = BuildConfig(read=READ, workers=1, num_perm=16, threshold=0.9)
+_TEMPORARY = re.compile(r"\.\w{8}\.tmp(?=/|$)")
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def remains(directory: Path) -> int:
     """What a killed process left, whatever its temporary names: equal remains are tried once."""
     return hash(
         frozenset(
-            (re.sub(r"\.\w{8}\.tmp(?=/|$)", "", path.as_posix()), path.is_file() and path.read_bytes())
+            (_TEMPORARY.sub("", path.as_posix()), path.is_file() and path.read_bytes())
             for path in directory.rglob("*")
         )
     )
