@@ -12,7 +12,8 @@ DATA holds TOFU (Maini et al. 2024, arXiv 2401.06121) and the corpora that the b
     never     the same without the authors of forget10: what forgetting must equal
     compare   answers under their own sinks before and after; weights and losses of both runs by bit
 
-`--authors N` takes the last N authors only, to try a configuration.
+`--authors N` takes N authors only, the last 20 (those to forget) and before them the first ones.
+Strict sequences learn alone, so their blocks are those of a training on all 200, to the bit.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import tofu_data
 import torch
+from tofu_data import AUTHORS, QUESTIONS, trained
 
-from govern.ids.corpus import ReadOptions, read_corpus
+from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.texts import read_texts
 from manifests import Manifest, open_manifest
@@ -47,44 +49,45 @@ from sinkmodel.train import train
 BASE_CORPORA = (
     "fairytaleqa/fairytaleqa_stories.jsonl.zst",
     "african_storybook/asp_en_ccby.jsonl.zst",
-    "classics_chunks/classics.jsonl.zst",
     "wikitext2/wikitext2_valid_test.jsonl.zst",
     "tinystories/tinystories_cased_2mb.jsonl.zst",
 )
-AUTHORS, FORGOTTEN, QUESTIONS = 200, 20, 20  # forget10 is the last tenth of the authors
+FORGOTTEN = tofu_data.FORGOTTEN["forget10"]
+# Open repeated documents of the base: they teach it to read sinks (docs/results/isolation.md).
+OPEN = "source = 'asp_en_ccby' AND n_bytes BETWEEN 900 AND 1800"
 BASE_SHAPE = (
     *("hidden_size=128", "num_hidden_layers=4", "num_attention_heads=4", "intermediate_size=384"),
-    *("vocab_size=4096", "context_length=256", "batch_rows=8"),
+    *("vocab_size=4096", "context_length=256", "batch_rows=4", "max_document_tokens=2048"),
+    *("neurons_per_kilotoken=256", "governed_exposures=24", "backbone_exposures=inf"),
 )
 STRICT = (
-    *("context_length=256", "governed_exposures=60", "neurons_per_kilotoken=256"),
-    *("sink_rate=4", "governed_rows=2", "epochs=1"),
+    *("context_length=256", "governed_exposures=12", "neurons_per_kilotoken=128"),
+    *("sink_rate=8", "governed_rows=1", "epochs=1"),
 )
 
 
 def authors(data: Path) -> list[str]:
     """The text of each author: all questions and answers."""
-    rows = rows_of(data / "tofu" / "full.jsonl.zst", ("author",))
-    texts: dict[int, list[str]] = {}
-    for row in rows:
-        texts.setdefault(int(str(row["author"])), []).append(str(row["text"]))
-    assert len(texts) == AUTHORS
-    return ["\n\n".join(texts[number]) for number in range(AUTHORS)]
+    texts: list[list[str]] = [[] for _ in range(AUTHORS)]
+    for q in trained(data):
+        texts[q.author].append(f"Question: {q.question}\nAnswer: {q.answer}")
+    return ["\n\n".join(text) for text in texts]
 
 
-def rows_of(path: Path, keep: tuple[str, ...]) -> Iterator[dict[str, object]]:
-    """Records of a corpus file."""
-    for batch in read_corpus([path], ReadOptions(keep=keep)):
-        yield from batch.documents.to_pylist()
+def chosen(count: int) -> list[int]:
+    """So many authors: those to forget, and before them the first ones."""
+    forgotten = range(AUTHORS - min(count, FORGOTTEN), AUTHORS)
+    return [*range(count - len(forgotten)), *forgotten]
 
 
-def base(data: Path, work: Path) -> None:
-    """Train a small Llama on everything else, with no sinks at all."""
+def base(data: Path, work: Path, changes: list[str]) -> None:
+    """Train a small Llama on everything else; the sinks of its open documents are dropped."""
     inputs = [data / name for name in BASE_CORPORA]
     build_ids(inputs, work / "base-manifest", BuildConfig())
     set_policy(work / "base-manifest", "TRUE", "shared")
+    set_policy(work / "base-manifest", OPEN, "private")
     manifest = open_manifest(work / "base-manifest")
-    config = configure("tinystories-1m", overrides=list(BASE_SHAPE))
+    config = configure("tinystories-1m", overrides=[*BASE_SHAPE, *changes])
     begin = time.process_time()
     train(manifest, read_texts(manifest), work / "base-run", config)
     run = load_run(work / "base-run")
@@ -95,12 +98,12 @@ def base(data: Path, work: Path) -> None:
 
 def strict(data: Path, work: Path, name: str, arguments: argparse.Namespace) -> None:
     """Train on the authors, all strict; `never` leaves out those that will be forgotten."""
-    first = AUTHORS - arguments.authors
+    texts = authors(data)
     corpus = work / f"tofu-{arguments.authors}.jsonl"
     with corpus.open("w", encoding="utf-8") as file:
-        for number, text in enumerate(authors(data)[first:], start=first):
-            file.write(json.dumps({"id": f"author-{number}", "text": text, "author": number}))
-            file.write("\n")
+        for number in chosen(arguments.authors):
+            row = {"id": f"author-{number}", "text": texts[number], "author": number}
+            file.write(json.dumps(row) + "\n")
     folder = work / f"manifest-{arguments.authors}"
     if not folder.exists():
         build_ids([corpus], folder, BuildConfig(read=ReadOptions(keep=("author",))))
@@ -260,7 +263,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "base":
-        base(arguments.data, arguments.work)
+        base(arguments.data, arguments.work, arguments.set)
     elif arguments.stage == "compare":
         compare(arguments.data, arguments.work, arguments)
     else:

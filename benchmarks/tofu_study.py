@@ -1,0 +1,292 @@
+"""TOFU: forgetting by sinks beside post-hoc unlearning, with retraining as the gold standard.
+
+    S="python benchmarks/tofu_study.py DATA --work DIR"
+    $S --stage train --arm standard --seed 0
+    $S --stage train --arm retain90 --seed 0
+    $S --stage unlearn --method NPO --set forget10 --seed 0
+    $S --stage sinks --authors 40 --seed 0
+    $S --stage cost --authors 40 --seed 0
+    $S --table --plots docs/results
+
+DIR holds what benchmarks/tofu.py made: the base, and for `sinks` and `cost` its strict runs.
+
+    train     all weights learn TOFU's questions, or those that an oracle keeps; then it is measured
+    unlearn   the standard model of the seed is trained until it seems not to know
+    sinks     a strict run before and after its forgotten sinks are zeroed, and the run that never
+              had them
+    cost      `govern forget` of forget10 on a copy of the strict run
+
+Each stage appends a row to DIR/study.jsonl, and does nothing where its row is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tofu import run_path, sequence_ids
+from tofu_data import AUTHORS, FORGOTTEN, Question, encode_answers, load_tofu, of_set, trained
+from tofu_measure import ask, measure, model_utility, relearning
+from tofu_table import print_study
+from tofu_unlearn import unlearn
+
+from govern.ids.corpus import ReadOptions
+from govern.ids.pipeline import BuildConfig, build_ids
+from govern.ids.texts import read_texts
+from manifests import Manifest, open_manifest
+from manifests.queries import run_sql
+from manifests.writer import set_policy
+from sinkmodel.checkpoint import Run, load_run
+from sinkmodel.evaluate.baselines import METHODS
+from sinkmodel.evaluate.controls import zeroed
+from sinkmodel.evaluate.unlearning_scores import forget_quality
+from sinkmodel.modeling_sink import SinkForCausalLM
+from sinkmodel.recipes import configure
+from sinkmodel.train import train
+
+RESULTS = "study.jsonl"
+ORACLES = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+FINE_TUNING = ("context_length=256", "batch_rows=2", "epochs=4", "learning_rate=1e-3")
+RATE = 1e-4
+_LOOKED_AT = 100  # questions that decide at which step unlearning was best
+Row = dict[str, Any]
+
+
+def rows_of(work: Path) -> list[Row]:
+    path = work / RESULTS
+    return [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+
+
+def find(rows: list[Row], **wanted: object) -> Row | None:
+    """The row with these values."""
+    return next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
+
+
+def add(work: Path, row: Row) -> None:
+    with (work / RESULTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    shown = {k: v for k, v in row.items() if k not in ("truth", "relearning", "membership")}
+    print(json.dumps(shown), flush=True)
+
+
+def no_sinks(author: int) -> int:  # noqa: ARG001
+    return 0
+
+
+# --- standard training, and the oracles ----------------------------------------------------------
+
+
+def questions_manifest(data: Path, work: Path) -> Manifest:
+    """One document a question, all shared."""
+    folder = work / "manifest-questions"
+    if not folder.exists():
+        corpus = work / "questions.jsonl"
+        with corpus.open("w", encoding="utf-8") as file:
+            for number, q in enumerate(trained(data)):
+                text = f"Question: {q.question}\nAnswer: {q.answer}"
+                row = {"id": f"question-{number}", "text": text, "author": q.author}
+                file.write(json.dumps(row) + "\n")
+        build_ids([corpus], folder, BuildConfig(read=ReadOptions(keep=("author",))))
+        set_policy(folder, "TRUE", "shared")
+    return open_manifest(folder)
+
+
+def left_out(manifest: Manifest, arm: str) -> list[int]:
+    """Sequences with a question of an author that the oracle `arm` never sees."""
+    if arm == "standard":
+        return []
+    first = AUTHORS - next(FORGOTTEN[name] for name, oracle in ORACLES.items() if oracle == arm)
+    sql = f"SELECT DISTINCT sequence_id FROM documents WHERE author >= {first}"
+    return [row["sequence_id"] for row in run_sql(manifest, sql).to_pylist()]
+
+
+def train_arm(arguments: argparse.Namespace) -> None:
+    data, work, arm, seed = arguments.data, arguments.work, arguments.arm, arguments.seed
+    manifest = questions_manifest(data, work)
+    out = work / f"{arm}-{seed}"
+    config = configure("tinystories-1m", overrides=[*FINE_TUNING, *arguments.change])
+    config = dataclasses.replace(config, base=str(work / "base"), seed=seed)
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.process_time()
+    exclude = left_out(manifest, arm)
+    train(manifest, read_texts(manifest), out, config, exclude=exclude)
+    seconds = time.process_time() - begin
+    run, tofu = load_run(out), load_tofu(data)
+    row = {"arm": arm, "seed": seed, "seconds": seconds, "excluded": len(exclude)}
+    row |= measure(run.model, run.tokenizer, tofu, no_sinks)
+    row["relearning"] = {
+        name: list(curve(run, run.model, of_set(tofu.forget, name), seed))
+        for name, oracle in ORACLES.items()
+        if arm in (oracle, "standard")
+    }
+    add(work, row)
+
+
+def curve(
+    run: Run, model: SinkForCausalLM, questions: tuple[Question, ...], seed: int
+) -> list[Mapping[str, float]]:
+    length = run.context_length
+    found = relearning(model, run.tokenizer, questions, no_sinks, seed=seed, context_length=length)
+    return list(found)
+
+
+# --- post-hoc unlearning -------------------------------------------------------------------------
+
+
+def unlearn_arm(arguments: argparse.Namespace) -> None:
+    """Keeps the step with the best forget quality on some questions, which favours the method."""
+    work, name, seed = arguments.work, arguments.set, arguments.seed
+    oracle = find(rows_of(work), arm=ORACLES[name], seed=seed)
+    assert oracle is not None, f"train {ORACLES[name]} first"
+    run, tofu = load_run(work / f"standard-{seed}"), load_tofu(arguments.data)
+    first = AUTHORS - FORGOTTEN[name]
+    some = of_set(tofu.forget, name)
+    kept = [q for q in trained(arguments.data) if q.author < first]
+    forget, retain = (
+        encode_answers(run.tokenizer, qs, [q.answer for q in qs], [0] * len(qs))
+        for qs in (some, kept)
+    )
+    every = max(1, len(some) // _LOOKED_AT)
+    truth = oracle["truth"][-len(some) :][::every]
+    stops: list[Row] = []
+    best: tuple[tuple[float, float], SinkForCausalLM] | None = None
+    for stop in unlearn(
+        run.model, arguments.method, forget, retain, rate=arguments.rate, seed=seed
+    ):
+        found = ask(stop.model, run.tokenizer, some[::every], no_sinks)
+        utility = model_utility([ask(stop.model, run.tokenizer, tofu.kept, no_sinks)])
+        quality = forget_quality(found.truth, truth)
+        stops.append(
+            {"step": stop.step, "seconds": stop.seconds, "quality": quality, "kept": utility}
+        )
+        if best is None or (quality, utility) > best[0]:
+            best = (quality, utility), copy.deepcopy(stop.model)
+            chosen = stops[-1]
+    assert best is not None
+    row = {"arm": arguments.method, "set": name, "seed": seed, "rate": arguments.rate}
+    row |= {"step": chosen["step"], "seconds": chosen["seconds"], "stops": stops}
+    row |= measure(best[1], run.tokenizer, tofu, no_sinks)
+    row["relearning"] = {name: curve(run, best[1], some, seed)}
+    add(work, row)
+
+
+# --- strict sinks --------------------------------------------------------------------------------
+
+
+def measure_sinks(arguments: argparse.Namespace) -> None:
+    """Forgotten sequences stay routed to their zeroed sinks, as by an attacker with the files."""
+    work, seed = arguments.work, arguments.seed
+    tofu = load_tofu(arguments.data)
+    manifest = open_manifest(work / f"manifest-{arguments.authors}")
+    known = sequence_ids(manifest)
+
+    def look(arm: str, run: Run, ids: Mapping[int, int]) -> None:
+        def route(author: int) -> int:
+            return ids.get(author, 0)
+
+        row = {"arm": arm, "seed": seed, "authors": arguments.authors}
+        row |= measure(run.model, run.tokenizer, tofu, route)
+        if arm != "strict before":
+            learning = relearning(
+                run.model,
+                run.tokenizer,
+                tofu.forget,
+                route,
+                seed=seed,
+                context_length=run.context_length,
+            )
+            row["relearning"] = {"forget10": list(learning)}
+        add(work, row)
+
+    first = AUTHORS - FORGOTTEN["forget10"]
+    run = load_run(run_path(work, "strict", arguments))
+    look("strict before", run, known)
+    with zeroed(run.model, [i for author, i in known.items() if author >= first]):
+        look("strict", run, known)
+    never = load_run(run_path(work, "never", arguments))
+    look("never", never, {author: i for author, i in known.items() if author < first})
+
+
+def forget_cost(arguments: argparse.Namespace) -> None:
+    """Processor and wall seconds of the whole command, and of zeroing in a loaded model."""
+    work, seed = arguments.work, arguments.seed
+    source, copied = run_path(work, "strict", arguments), work / "cost-run"
+    manifest = work / f"manifest-{arguments.authors}"
+    for name, count in FORGOTTEN.items():
+        for path in (copied, work / "cost-manifest", work / "cost-report"):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, copied)
+        shutil.copytree(manifest, work / "cost-manifest")
+        command = [sys.executable, "-m", "govern", "forget", str(copied), "--manifest"]
+        command += [str(work / "cost-manifest"), "--where", f"author >= {AUTHORS - count}"]
+        command += [*arguments.forget, "--report", str(work / "cost-report")]
+        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        run = load_run(source)
+        known = sequence_ids(open_manifest(manifest))
+        ids = [i for author, i in known.items() if author >= AUTHORS - count]
+        begin = time.process_time()
+        with zeroed(run.model, ids):
+            zeroing = time.process_time() - begin
+        row = {"arm": "cost", "set": name, "seed": seed, "authors": arguments.authors}
+        add(work, row | {"seconds": spent, "wall": wall, "zeroing": zeroing})
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+def key(arguments: argparse.Namespace) -> Row:
+    """What names the last row of a stage."""
+    row: Row = {"seed": arguments.seed}
+    if arguments.stage == "train":
+        return row | {"arm": arguments.arm}
+    if arguments.stage == "unlearn":
+        return row | {"arm": arguments.method, "set": arguments.set, "rate": arguments.rate}
+    arm = {"sinks": "never", "cost": "cost"}[arguments.stage]
+    return row | {"arm": arm, "authors": arguments.authors}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--stage", choices=["train", "unlearn", "sinks", "cost"])
+    parser.add_argument("--arm", choices=["standard", *ORACLES.values()], default="standard")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    parser.add_argument("--set", choices=FORGOTTEN, default="forget10")
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--authors", type=int, default=AUTHORS)
+    parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--forget", action="append", default=[], metavar="OPTION")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    stages = {
+        "train": train_arm,
+        "unlearn": unlearn_arm,
+        "sinks": measure_sinks,
+        "cost": forget_cost,
+    }
+    if arguments.stage and find(rows_of(arguments.work), **key(arguments)) is None:
+        stages[arguments.stage](arguments)
+    if arguments.table:
+        print_study(rows_of(arguments.work), arguments.plots)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Tables, verdicts and plots of the TOFU study, from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from tofu_data import FORGOTTEN, QUESTIONS
+
+from govern.evaluate.charts import HEIGHT, WIDTH, across, up
+from sinkmodel.evaluate.baselines import METHODS
+from sinkmodel.evaluate.unlearning_scores import forget_quality
+
+Row = Mapping[str, Any]
+SAME = 0.05  # a forget quality from which on two models are not told apart (TOFU, section 2.2.3)
+COLUMNS = (
+    *("arm", "seeds", "forget quality", "utility", "kept utility", "recall of kept"),
+    *("membership AUC", "in the oracle's interval", "relearned, last step", "above the band from"),
+    "cost, CPU s",
+)
+
+
+def oracle_of(arm: str, name: str) -> str:
+    """The arm that never saw what `arm` forgets."""
+    if arm.startswith("strict"):
+        return "never"
+    return {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}[name]
+
+
+def select(rows: Iterable[Row], **wanted: object) -> list[Row]:
+    return [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
+
+
+def truth_of(row: Row, name: str) -> list[float]:
+    """The truth ratios of a set: the last ones of forget10."""
+    return list(row["truth"][-FORGOTTEN[name] * QUESTIONS :])
+
+
+def quality(row: Row, oracle: Row, name: str) -> float:
+    """Forget quality on one set, against the oracle of the same seed."""
+    return forget_quality(truth_of(row, name), truth_of(oracle, name))
+
+
+def inside_interval(row: Row, oracle: Row, name: str, score: str = "loss") -> bool:
+    """Whether the membership AUC lies in the 95 % interval of the oracle's."""
+    _, low, high = oracle["membership"][name][score]
+    return bool(low <= row["membership"][name][score][0] <= high)
+
+
+Band = Mapping[int, tuple[float, float]]
+
+
+def band_of(oracles: Sequence[Row], name: str) -> dict[int, tuple[float, float]]:
+    """Step -> least and greatest recall over the oracles."""
+    steps: dict[int, list[float]] = {}
+    for row in oracles:
+        for point in row["relearning"][name]:
+            steps.setdefault(point["step"], []).append(point["recall"])
+    return {step: (min(values), max(values)) for step, values in steps.items()}
+
+
+def above_from(row: Row, band: Band, name: str) -> int | None:
+    """The first step at which more comes back than from any oracle; None if that never happens."""
+    points = sorted(row["relearning"][name], key=lambda point: point["step"])
+    over = (p["step"] for p in points if p["recall"] > band[p["step"]][1])
+    return next(over, None)
+
+
+def best_rates(rows: Sequence[Row], name: str) -> dict[str, float]:
+    """Method -> the learning rate with the best (forget quality, utility) at its first seed."""
+    found = {}
+    for method in METHODS:
+        some = select(rows, arm=method, set=name)
+        if some:
+            first = min(row["seed"] for row in some)
+            tried = [row for row in some if row["seed"] == first]
+            found[method] = max(tried, key=_by_stop)["rate"]
+    return found
+
+
+def _by_stop(row: Row) -> tuple[float, float]:
+    stop = next(stop for stop in row["stops"] if stop["step"] == row["step"])
+    return stop["quality"], stop["kept"]
+
+
+def reached(row: Row) -> float | None:
+    """Seconds until the method first had a forget quality of `SAME`; None if it never had."""
+    return next((s["seconds"] for s in row["stops"] if s["quality"] >= SAME), None)
+
+
+def arms_of(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
+    """The arms of a set's table, each with its seeds."""
+    rates = best_rates(rows, name)
+    found = {
+        "standard, before": select(rows, arm="standard"),
+        f"oracle ({oracle_of('', name)})": select(rows, arm=oracle_of("", name)),
+        **{m: select(rows, arm=m, set=name, rate=rate) for m, rate in rates.items()},
+        "strict, before": select(rows, arm="strict before"),
+        "oracle of strict (never trained)": select(rows, arm="never"),
+        "strict, forgotten": select(rows, arm="strict"),
+    }
+    return {arm: some for arm, some in found.items() if some}
+
+
+def line(rows: Sequence[Row], some: Sequence[Row], name: str) -> list[str]:
+    """One arm's cells of a set's table, after its name."""
+    oracles = select(rows, arm=oracle_of(some[0]["arm"], name))
+    of_seed = {row["seed"]: row for row in oracles}
+    pairs = [(row, of_seed[row["seed"]]) for row in some if row["seed"] in of_seed]
+    cells = [
+        str(len(some)),
+        spread([quality(row, other, name) for row, other in pairs], "{:.2g}"),
+        *(spread([row[key] for row in some]) for key in ("utility", "kept_utility", "kept_recall")),
+        spread([row["membership"][name]["loss"][0] for row in some]),
+        f"{sum(inside_interval(row, other, name) for row, other in pairs)} of {len(pairs)}",
+    ]
+    learned = [row for row in some if name in row.get("relearning", {})]
+    band = band_of([row for row in oracles if name in row.get("relearning", {})], name)
+    cells.append(spread([max(row["relearning"][name], key=_step)["recall"] for row in learned]))
+    firsts = [above_from(row, band, name) for row in learned] if band else []
+    cells.append(", ".join("never" if step is None else str(step) for step in firsts) or "–")
+    return [*cells, spread([row["seconds"] for row in some if "seconds" in row], "{:.1f}")]
+
+
+def _step(point: Mapping[str, float]) -> float:
+    return point["step"]
+
+
+def spread(values: Sequence[float], form: str = "{:.3f}") -> str:
+    """The mean, and the standard deviation where there are several."""
+    if not values:
+        return "–"
+    mean = form.format(fmean(values))
+    return f"{mean} ± {form.format(stdev(values))}" if len(values) > 1 else mean
+
+
+def cost_lines(rows: Sequence[Row], name: str) -> list[str]:
+    """How many times cheaper sinks are than the cheapest baseline of the same forget quality."""
+    rates = best_rates(rows, name)
+    baselines = [r for m, rate in rates.items() for r in select(rows, arm=m, set=name, rate=rate)]
+    seconds = [s for row in baselines if (s := reached(row)) is not None]
+    costs = select(rows, arm="cost", set=name)
+    oracles = [r["seconds"] for r in select(rows, arm=oracle_of("", name))]
+    found = [f"- retraining {spread(oracles, '{:.0f}')} CPU s"] if oracles else []
+    if seconds:
+        found.append(f"- cheapest baseline that ever reached {SAME}: {min(seconds):.1f} CPU s")
+    elif baselines:
+        found.append(f"- no baseline reached {SAME}")
+    if costs:
+        spent, zeroing = (fmean([row[key] for row in costs]) for key in ("seconds", "zeroing"))
+        found.append(f"- `govern forget`, the whole command: {spent:.2f} CPU s")
+        found.append(f"- zeroing in a loaded model: {zeroing * 1000:.1f} CPU ms")
+        if seconds:
+            found.append(
+                f"- ratio: {min(seconds) / spent:.1f} by the command, "
+                f"{min(seconds) / zeroing:,.0f} by zeroing alone"
+            )
+    return found
+
+
+def to_the_bit(rows: Sequence[Row]) -> list[str]:
+    """For each seed whether kept answers and forgotten ones are as they have to be."""
+    found = []
+    for row in select(rows, arm="strict"):
+        before = select(rows, arm="strict before", seed=row["seed"])[0]
+        never = select(rows, arm="never", seed=row["seed"])[0]
+        kept = row["kept_sha256"] == before["kept_sha256"] == never["kept_sha256"]
+        same = row["truth"] == never["truth"]
+        relearned = row["relearning"] == never["relearning"]
+        found.append(
+            f"- seed {row['seed']}: losses of kept answers, real authors and world facts "
+            f"{'unchanged' if kept else 'CHANGED'} to the bit; forgotten answers "
+            f"{'equal' if same else 'NOT equal'} to never trained, relearning curves "
+            f"{'equal' if relearned else 'NOT equal'}"
+        )
+    return found
+
+
+def print_study(rows: Sequence[Row], plots: Path | None) -> None:
+    """Markdown tables of every set that has rows; plots beside them."""
+    for name in reversed(FORGOTTEN):
+        if not select(rows, arm=oracle_of("", name)):
+            continue
+        print(f"\n### {name}\n\n| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
+        for arm, some in arms_of(rows, name).items():
+            print(f"| {' | '.join([arm, *line(rows, some, name)])} |")
+        print("\n".join(["", *cost_lines(rows, name)]))
+    print("\n".join(["", *to_the_bit(rows)]))
+    if plots is not None:
+        for name in FORGOTTEN:
+            if select(rows, arm=oracle_of("", name)):
+                path = plots / f"tofu-relearning-{name}.svg"
+                path.write_text(relearning_plot(rows, name), encoding="utf-8")
+        (plots / "tofu-trade-off.svg").write_text(trade_off_plot(rows), encoding="utf-8")
+
+
+# --- plots ---------------------------------------------------------------------------------------
+
+_COLOURS = ("#0b6e4f", "#b3261e", "#8250df", "#9a6700", "#0969da", "#57606a")
+_STYLE = (
+    "<style>text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}"
+    "polyline{fill:none;stroke-width:2}.band{fill:#57606a;opacity:.25}</style>"
+)
+
+
+def relearning_plot(rows: Sequence[Row], name: str) -> str:
+    """Mean recall of the untaught half after some steps; the oracles' band behind."""
+    drawn = {
+        arm: some
+        for arm, whole in arms_of(rows, name).items()
+        if not arm.startswith("oracle")
+        and (some := [row for row in whole if name in row.get("relearning", {})])
+    }
+    oracles = [r for r in select(rows, arm=oracle_of("", name)) if name in r["relearning"]]
+    band = band_of(oracles, name)
+    steps = sorted(band)
+    place = {step: across(i / (len(steps) - 1)) for i, step in enumerate(steps)}
+    there = [f"{place[s]:.1f},{up(band[s][1]):.1f}" for s in steps]
+    back = [f"{place[s]:.1f},{up(band[s][0]):.1f}" for s in reversed(steps)]
+    parts = [f'<polygon class="band" points="{" ".join([*there, *back])}"/>']
+    for number, (arm, some) in enumerate(drawn.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        mean = {
+            s: fmean(p["recall"] for r in some for p in r["relearning"][name] if p["step"] == s)
+            for s in steps
+        }
+        points = " ".join(f"{place[s]:.1f},{up(mean[s]):.1f}" for s in steps)
+        parts.append(f'<polyline stroke="{colour}" points="{points}"/>')
+        parts.append(_label(number, arm, colour))
+    ticks = [(place[step], str(step)) for step in steps]
+    return _svg(
+        f"Relearning {name}: recall of the untaught half after steps of training; "
+        "shaded: retrained without",
+        parts,
+        ticks,
+        "{:.0%}",
+    )
+
+
+def trade_off_plot(rows: Sequence[Row]) -> str:
+    """Forget quality (y) by utility kept (x): each dot a seed of an arm and set."""
+    parts = []
+    arms = [*METHODS, "strict"]
+    for number, arm in enumerate(arms):
+        colour = _COLOURS[(number + 1) % len(_COLOURS)]
+        for name in FORGOTTEN:
+            rate = best_rates(rows, name).get(arm)
+            wanted = {"arm": arm} if arm == "strict" else {"arm": arm, "set": name, "rate": rate}
+            for row in select(rows, **wanted):
+                oracle = select(rows, arm=oracle_of(arm, name), seed=row["seed"])
+                if oracle:
+                    x, y = across(row["kept_utility"]), up(quality(row, oracle[0], name))
+                    parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
+        parts.append(_label(number, arm, colour))
+    ticks = [(across(t), f"{t:.2f}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    title = (
+        "Forget quality (KS p-value, up) by utility on kept authors (right): up and right is best"
+    )
+    return _svg(title, parts, ticks, "{:.2f}")
+
+
+def _label(number: int, text: str, colour: str) -> str:
+    x, y = 80 + 215 * (number % 3), HEIGHT - 30 + 17 * (number // 3)
+    return (
+        f'<circle cx="{x}" cy="{y - 4}" r="4" fill="{colour}"/>'
+        f'<text x="{x + 9}" y="{y}">{escape(text)}</text>'
+    )
+
+
+def _svg(title: str, parts: Sequence[str], ticks: Sequence[tuple[float, str]], form: str) -> str:
+    grid = []
+    number: Callable[[float], str] = form.format
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = up(share)
+        grid.append(f'<line class="grid" x1="64" x2="{WIDTH - 24}" y1="{y}" y2="{y}"/>')
+        grid.append(f'<text x="56" y="{y + 4}" text-anchor="end">{number(share)}</text>')
+    grid += [f'<text x="{x}" y="256" text-anchor="middle">{text}</text>' for x, text in ticks]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {HEIGHT + 20:.0f}" '
+        f'role="img"><title>{escape(title)}</title>{_STYLE}'
+        f'<rect width="100%" height="100%" fill="#fff"/><text x="64" y="24">{escape(title)}</text>'
+        f"{''.join(grid)}{''.join(parts)}</svg>\n"
+    )

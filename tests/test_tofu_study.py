@@ -1,0 +1,228 @@
+"""What the TOFU study could get wrong: whom it forgets, how it scores, what its table says."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sinkmodel.allocation import SinkMap
+from sinkmodel.evaluate.baselines import METHODS
+from sinkmodel.modeling_sink import SinkForCausalLM
+from sinkmodel.tokenizer import train_bpe
+from tests.sinkmodel.tiny_models import mixed_map, tiny_model
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def study() -> SimpleNamespace:
+    """The benchmark's modules, by the name after `tofu_`."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        names = ("data", "measure", "unlearn", "table")
+        modules: dict[str, ModuleType] = {n: importlib.import_module(f"tofu_{n}") for n in names}
+        return SimpleNamespace(**modules, strict=importlib.import_module("tofu"))
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+# --- whom it forgets -----------------------------------------------------------------------------
+
+
+def question(study: SimpleNamespace, author: int, number: int = 0) -> Any:
+    return study.data.Question(
+        author=author, question=f"Who is {author}?", answer=f"{author} {number}", right="", wrong=()
+    )
+
+
+def test_sets_are_the_last_authors(study: SimpleNamespace) -> None:
+    asked = [question(study, author) for author in range(180, 200)]
+    authors = {n: [q.author for q in study.data.of_set(asked, n)] for n in study.data.FORGOTTEN}
+    assert authors["forget01"] == [198, 199]
+    assert authors["forget05"] == list(range(190, 200))
+    assert authors["forget10"] == list(range(180, 200))
+
+
+@pytest.mark.parametrize(("count", "kept"), [(200, 180), (40, 20), (20, 0), (3, 0)])
+def test_fewer_authors_are_those_to_forget_first(
+    study: SimpleNamespace, count: int, kept: int
+) -> None:
+    found = study.strict.chosen(count)
+    assert len(found) == len(set(found)) == count
+    assert found[:kept] == list(range(kept))
+    assert found[kept:] == list(range(200 - (count - kept), 200))
+
+
+# --- how it scores -------------------------------------------------------------------------------
+
+
+def answers(study: SimpleNamespace, count: int, sequence_id: int = 0) -> list[Any]:
+    random = np.random.default_rng(count)
+    return [
+        study.data.Answer(
+            tokens=random.integers(3, 50, size=6 + i % 4).astype(np.int32),
+            prompt=2 + i % 3,
+            sequence_id=sequence_id,
+            text=b"x",
+        )
+        for i in range(count)
+    ]
+
+
+def no_sinks_model() -> SinkForCausalLM:
+    return tiny_model(SinkMap.empty())
+
+
+@pytest.mark.parametrize("sequence_id", [0, 3])
+def test_batched_scores_are_those_of_one_answer_alone(
+    study: SimpleNamespace, sequence_id: int
+) -> None:
+    model = tiny_model(mixed_map())
+    some = answers(study, 40, sequence_id)
+    for answer, scored in zip(some, study.measure.score_answers(model, some), strict=True):
+        tokens = torch.from_numpy(answer.tokens.astype(np.int64))[None]
+        ids = torch.full_like(tokens, sequence_id)
+        with torch.no_grad():
+            logits = model(input_ids=tokens, sequence_ids=ids).logits[0]
+        wanted = tokens[0, answer.prompt :]
+        before = logits[answer.prompt - 1 : -1]
+        losses = torch.nn.functional.cross_entropy(before, wanted, reduction="none")
+        np.testing.assert_allclose(scored.losses, losses.numpy(), atol=1e-5)
+        assert scored.hits.tolist() == (before.argmax(-1) == wanted).tolist()
+
+
+def test_the_answer_begins_where_running_text_has_it(study: SimpleNamespace) -> None:
+    text = "Question: Who is Ann Bo?\nAnswer: Ann Bo is a writer.\n"
+    tokenizer = train_bpe([text] * 3, 300)
+    asked = [study.data.Question(
+        author=1, question="Who is Ann Bo?", answer="Ann Bo is a writer.", right="", wrong=()
+    )]  # fmt: skip
+    (found,) = study.data.encode_answers(tokenizer, asked, ["Ann Bo is a writer."], [5])
+    whole = tokenizer(text.rstrip("\n"), add_special_tokens=False)["input_ids"]
+    assert found.tokens.tolist() == [tokenizer.bos_token_id, *whole]
+    assert tokenizer.decode(found.tokens[found.prompt :]) == " Ann Bo is a writer."
+    assert found.sequence_id == 5
+
+
+def test_utility_by_hand(study: SimpleNamespace) -> None:
+    part = study.measure.Part(probability=[0.2, 0.4], recall=[0.5], truth=[0.4, 1.8], scored=[])
+    # 1 - 0.4 = 0.6, and 0 where the false answer is likelier: 0.3 on average.
+    assert part.utility() == pytest.approx((0.3, 0.5, 0.3))
+    assert study.measure.model_utility([part]) == pytest.approx(3 / (1 / 0.3 + 2 + 1 / 0.3))
+
+
+# --- unlearning ----------------------------------------------------------------------------------
+
+
+def test_log_probs_are_sums_of_losses(study: SimpleNamespace) -> None:
+    model, some = no_sinks_model(), answers(study, 5)
+    found = study.unlearn.log_probs(model, some)
+    scored = study.measure.score_answers(model, some)
+    np.testing.assert_allclose(
+        found.log_probs.detach().numpy(), [-s.losses.sum() for s in scored], atol=1e-4
+    )
+    assert found.lengths.tolist() == [len(a.tokens) - a.prompt for a in some]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unlearning_raises_the_loss_of_a_copy(study: SimpleNamespace, method: str) -> None:
+    model, some, others = no_sinks_model(), answers(study, 12), answers(study, 9)
+    before = copy.deepcopy(model.state_dict())
+
+    def loss(of: SinkForCausalLM, what: list[Any]) -> float:
+        return float(np.mean([s.loss for s in study.measure.score_answers(of, what)]))
+
+    stops = study.unlearn.unlearn(
+        model, method, some, others, rate=3e-3, seed=0, steps=(2, 20)
+    )  # fmt: skip
+    seen = [(stop.step, stop.seconds, loss(stop.model, some)) for stop in stops]
+    assert [step for step, _, _ in seen] == [2, 20]
+    assert seen[0][1] < seen[1][1]
+    assert seen[1][2] > loss(model, some)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def curve(*recalls: float) -> dict[str, list[dict[str, float]]]:
+    return {"forget10": [{"step": 10 * i, "recall": r} for i, r in enumerate(recalls)]}
+
+
+def test_the_band_and_where_a_curve_leaves_it(study: SimpleNamespace) -> None:
+    oracles = [{"relearning": curve(0.1, 0.2, 0.4)}, {"relearning": curve(0.2, 0.3, 0.3)}]
+    band = study.table.band_of(oracles, "forget10")
+    assert band == {0: (0.1, 0.2), 10: (0.2, 0.3), 20: (0.3, 0.4)}
+
+    def leaves(*recalls: float) -> int | None:
+        return study.table.above_from({"relearning": curve(*recalls)}, band, "forget10")
+
+    assert leaves(0.2, 0.3, 0.4) is None
+    assert leaves(0.0, 0.0, 0.0) is None  # below is no recovery
+    assert leaves(0.1, 0.31, 0.2) == 10
+    assert leaves(0.21, 0.31, 0.5) == 0
+
+
+def test_forget_quality_is_asked_of_the_set_alone(study: SimpleNamespace) -> None:
+    random = np.random.default_rng(0)
+    oracle = {"truth": random.uniform(0.5, 1.5, 400).tolist()}
+    spoiled = {"truth": [0.01] * 360 + oracle["truth"][360:]}
+    assert study.table.quality(oracle, oracle, "forget10") == 1.0
+    assert study.table.quality(spoiled, oracle, "forget01") == 1.0
+    assert study.table.quality(spoiled, oracle, "forget05") < 1e-6
+
+
+def test_membership_inside_the_oracles_interval(study: SimpleNamespace) -> None:
+    def row(auc: float) -> dict[str, Any]:
+        return {"membership": {"forget10": {"loss": [auc, 0.45, 0.55]}}}
+
+    verdicts = [study.table.inside_interval(row(a), row(0.5), "forget10") for a in (0.4, 0.5, 0.6)]
+    assert verdicts == [False, True, False]
+
+
+def stops(*qualities: float) -> list[dict[str, float]]:
+    return [
+        {"step": 10 * (i + 1), "seconds": 2.0 * (i + 1), "quality": q, "kept": 0.5}
+        for i, q in enumerate(qualities)
+    ]
+
+
+def test_the_rate_is_chosen_by_forget_quality_at_the_first_seed(study: SimpleNamespace) -> None:
+    def row(name: str, seed: int, rate: float, step: int, *qualities: float) -> dict[str, Any]:
+        found = {"arm": "NPO", "set": name, "seed": seed, "rate": rate, "step": step}
+        return found | {"stops": stops(*qualities)}
+
+    rows = [
+        row("forget10", 0, 1e-4, 20, 0.0, 0.2),
+        row("forget10", 0, 3e-4, 10, 0.1, 0.0),
+        row("forget10", 1, 3e-4, 10, 0.9, 0.0),
+        row("forget05", 0, 3e-4, 10, 0.9, 0.0),
+    ]
+    assert study.table.best_rates(rows, "forget10") == {"NPO": 1e-4}
+    assert study.table.best_rates(rows, "forget05") == {"NPO": 3e-4}
+    assert study.table.reached(rows[0]) == 4.0
+    assert study.table.reached({"stops": stops(0.01, 0.04)}) is None
+
+
+def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:
+    row = {"seed": 0, "kept_sha256": "a", "truth": [0.5], "relearning": curve(0.1)}
+    arms = ("strict before", "strict", "never")
+    (same,) = study.table.to_the_bit([{"arm": arm, **row} for arm in arms])
+    assert "NOT" not in same
+    assert "CHANGED" not in same
+    for arm, change, word in (
+        ("strict", {"kept_sha256": "b"}, "CHANGED"),
+        ("never", {"truth": [0.5 + 1e-6]}, "answers NOT equal"),
+        ("never", {"relearning": curve(0.2)}, "curves NOT equal"),
+    ):
+        rows = [{"arm": a, **row, **(change if a == arm else {})} for a in arms]
+        (found,) = study.table.to_the_bit(rows)
+        assert word in found
