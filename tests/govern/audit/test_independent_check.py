@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from audit_world import World, forget
 
+from govern.audit.records import canonical
 from govern.audit.signing import new_private_key
 
 CHECKER = Path(__file__).parents[3] / "docs" / "independent_check.py"
@@ -29,6 +32,19 @@ def test_it_needs_nothing_of_ours() -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add(str(node.module).split(".")[0])
     assert imported <= set(sys.stdlib_module_names) | {"cryptography"}
+
+
+def test_it_is_short() -> None:
+    """Lines of code: neither blank, nor a comment, nor part of a docstring."""
+    text = CHECKER.read_text()
+    documented = [
+        node.body[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node)
+    ]
+    prose = {n for d in documented for n in range(d.lineno, (d.end_lineno or 0) + 1)}
+    lines = [line.strip() for n, line in enumerate(text.splitlines(), 1) if n not in prose]
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= 100
 
 
 def test_it_accepts_an_honest_world(pristine: World) -> None:
@@ -62,6 +78,19 @@ def _exchange(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
+def _link(world: World) -> None:
+    """The bytes are as they were, but lie elsewhere."""
+    path = world.run / "config.json"
+    path.rename(world.base / "elsewhere.json")
+    path.symlink_to(world.base / "elsewhere.json")
+
+
+def _other_signature(world: World) -> None:
+    report = json.loads(world.report_path.read_bytes())
+    report["envelope"]["signatures"][0]["sig"] = base64.b64encode(bytes(64)).decode()
+    world.report_path.write_bytes(canonical(report))
+
+
 CASES: dict[str, tuple[Callable[[World], object], str]] = {
     "erased block": (
         lambda w: _flip(w.run / "sinks-00001.safetensors", 150),
@@ -75,7 +104,19 @@ CASES: dict[str, tuple[Callable[[World], object], str]] = {
         lambda w: _flip(w.run / "model-shared.safetensors", -1),
         "FAILED digest model-shared.safetensors",
     ),
-    "extra file": (lambda w: (w.run / "x").write_text("x"), "FAILED file list ['x']"),
+    "extra file": (lambda w: (w.run / "x").write_text("x"), "FAILED digest x"),
+    "missing file": (lambda w: (w.run / "config.json").unlink(), "FAILED digest config.json"),
+    "link": (_link, "FAILED no links"),
+    "forgotten list": (
+        lambda w: _exchange(w.run / "forgotten.txt", b"sq-", b"sQ-"),
+        "FAILED selected IDs are forgotten",
+    ),
+    "signature": (_other_signature, "FAILED readable evidence InvalidSignature()"),
+    "no canonical form": (
+        lambda w: _exchange(w.report_path, b'{"disclosure"', b'{ "disclosure"'),
+        "FAILED canonical form",
+    ),
+    "no JSON": (lambda w: w.report_path.write_text("{"), "FAILED readable evidence"),
     "another key": (
         lambda w: w.public_key.write_text(new_private_key().public.pem),
         "FAILED signed by the trusted key",
