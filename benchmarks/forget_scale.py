@@ -6,7 +6,8 @@ Synthesises a run (one bank, its Merkle tree, sink map, record of training) and 
 document for each sequence), then runs each step in a process of its own: `govern.forget` as the
 command calls it, without measuring behaviour. Prints seconds in all and by stage (imports are done
 before and timed apart), and the largest resident memory of the process, imports included, with its
-anonymous part at the end. `cp --reflink=auto` and `sha256sum` of the bank are timed beside.
+anonymous part at the end. `cp --reflink=auto` and `sha256sum` of the bank are timed beside. What
+was written before is synced before each step, so that none pays for another; bars have verdicts.
 With --work, what an earlier call synthesised there is used again.
 """
 
@@ -231,17 +232,30 @@ def memory() -> str:
     return f"peak {peak} MiB (at the end {own} own, {mapped} mapped files)"
 
 
-def child(base: Path, *step: str) -> None:
-    """Run a step in a process of its own and print its figures."""
+def child(base: Path, *step: str) -> dict[str, float]:
+    """Run a step in a process of its own, print its figures and return them."""
     command = [sys.executable, __file__, "--work", str(base), "--blocks", str(COUNT), "--step"]
+    os.sync()  # Nobody forgets in the second in which the checkpoint was written.
     done = subprocess.run([*command, *step], check=True, capture_output=True, text=True)
     print(f"{' '.join(step):<28} {done.stdout.strip()}", flush=True)
+    figures: dict[str, float] = json.loads(done.stdout[: done.stdout.index("}") + 1])
+    return figures
 
 
-def shell(name: str, command: str) -> None:
+def shell(name: str, command: str) -> float:
+    """Run a command that is a peer, print its seconds and return them."""
+    os.sync()
     begin = time.perf_counter()
     subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
-    print(f"{name:<28} {time.perf_counter() - begin:.3f} s", flush=True)
+    seconds = time.perf_counter() - begin
+    print(f"{name:<28} {seconds:.3f} s", flush=True)
+    return seconds
+
+
+def verdict(what: str, found: float, bar: float, *, least: bool = False) -> None:
+    """Say whether a figure holds its bar, which it must not exceed, or must at `least` reach."""
+    met = found >= bar if least else found <= bar
+    print(f"  {what}: {found:.2f}, bar {bar:g}: {'met' if met else 'MISSED'}", flush=True)
 
 
 def main(base: Path) -> None:
@@ -255,20 +269,24 @@ def main(base: Path) -> None:
     # Other sequences at each call: those of an earlier one are forgotten.
     start = int(time.time()) % (COUNT // 4)
     for step in range(3):
-        child(base, "forget", str(start + step), "1")
-    child(base, "verify", f"{start + 2}-None", "run")
-    shell("sha256sum", f"sha256sum {bank}")
-    for step in range(3, 5):
-        shell("cp --reflink=auto", f"cp --reflink=auto {bank} {base / 'copy'}")
+        found = child(base, "forget", str(start + step), "1")
+        verdict("one sequence in place, seconds", found["seconds"], 1)
+    verified = child(base, "verify", f"{start + 2}-None", "run")
+    peer = shell("sha256sum", f"sha256sum {bank}")
+    verdict("speed of sha256sum", peer / verified["seconds"], 0.8, least=True)
+    copy = f"cp --reflink=auto {bank} {base / 'copy'}"
+    for step in range(3, 6):
+        peer = shell("cp --reflink=auto", copy)
         (base / "copy").unlink()
-        child(base, "forget", str(start + step), "1", "after")
+        found = child(base, "forget", str(start + step), "1", "after")
         shutil.rmtree(base / "after")
-        shell("cp, then sync of the copy",
-              f"cp --reflink=auto {bank} {base / 'copy'} && sync {base / 'copy'}")  # fmt: skip
+        synced = shell("cp, then sync of the copy", f"{copy} && sync {base / 'copy'}")
         (base / "copy").unlink()
-    child(base, "forget", str(start + 5), "100")
-    child(base, "forget", str(start + 6), "1000")
-    child(base, "forget", str(start + 7), str(min(10_000, COUNT // 100)))
+        verdict("time of cp", found["seconds"] / peer, 1.3)
+        verdict("time of cp and sync", found["seconds"] / synced, 1.3)
+    child(base, "forget", str(start + 6), "100")
+    child(base, "forget", str(start + 7), "1000")
+    child(base, "forget", str(start + 8), str(min(10_000, COUNT // 100)))
     child(base, "scan")
 
 

@@ -148,17 +148,13 @@ def forget(
         LockedError: Another process works on the run, the report, the ledger or the manifest.
         CheckpointError, ManifestError, InputError: Something given cannot be used.
     """
-    if in_place == (out is not None):
-        raise bad_call("forget", "either an output or in place", "both" if in_place else "neither")
+    _require_modes(in_place, out, also, approved)
     if not 0 <= max_collateral <= 1:
         raise bad_call("--max-collateral", "a share between 0 and 1", f"{max_collateral:g}")
-    if also and (out is not None or approved is not None):
-        expected = "no other checkpoint with an output or a plan file, which are those of one run"
-        raise bad_call("--also", expected, "both")
-    opened, target = open_manifest(manifest), None if out is None else Path(out)
+    opened, target = open_manifest(manifest), Path(out) if out else None
     views = read_checkpoints(Path(run), [Path(path) for path in also], opened)
     homes = [target or view.path for view in views]
-    given = None if report_dir is None else Path(report_dir)
+    reports = report_dirs(homes, request.reference, given=Path(report_dir) if report_dir else None)
     keys = private_keys(key)
     calls = [
         Call(
@@ -175,14 +171,23 @@ def forget(
             approved=approved,
             checkpoints=len(views),
         )
-        for view, directory in zip(
-            views, report_dirs(homes, request.reference, given=given), strict=True
-        )
+        for view, directory in zip(views, reports, strict=True)
     ]
     require_outside(calls)
     with locked(calls):
         first, *others = _forget(calls)
     return replace(first, also=tuple(others))
+
+
+def _require_modes(
+    in_place: bool, out: object, also: Sequence[object], approved: PlanFile | None
+) -> None:
+    """Where the erase happens is said once, and fits what is given besides."""
+    if in_place == (out is not None):
+        raise bad_call("forget", "either an output or in place", "both" if in_place else "neither")
+    if also and (out is not None or approved is not None):
+        expected = "no other checkpoint with an output or a plan file, which are those of one run"
+        raise bad_call("--also", expected, "both")
 
 
 def _forget(calls: Sequence[Call]) -> list[ForgetOutcome]:
