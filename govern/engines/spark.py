@@ -14,6 +14,8 @@ from govern.engines.base import (
     MOST_DEATHS,
     STALLED_AFTER,
     A,
+    Call,
+    Outcome,
     R,
     Watch,
     attempt,
@@ -99,6 +101,18 @@ def _begin(master: str) -> Any:
     return SparkContext(conf=conf)
 
 
+class Together:
+    """Adds up lists in an accumulator, in the form that Spark wants."""
+
+    def zero(self, _: list[Outcome]) -> list[Outcome]:
+        """Nothing."""
+        return []
+
+    def addInPlace(self, one: list[Outcome], other: list[Outcome]) -> list[Outcome]:  # noqa: N802
+        """Both."""
+        return one + other
+
+
 class Spark:
     """An `Engine` of Spark tasks.
 
@@ -127,12 +141,19 @@ class Spark:
         self._stages += 1
         group = f"govern-{os.getpid()}-{self._stages}"
         found: list[Any] = []
+        faults = self._context.accumulator([], Together())
+
+        def noted(call: Call) -> Outcome:
+            outcome = attempt(call)
+            if outcome.fault is not None:
+                faults.add([outcome])
+            return outcome
 
         def collect() -> None:
             try:
                 self._context.setJobGroup(group, stage, interruptOnCancel=True)
                 tasks = calls(stage, function, arguments)
-                found.append(self._context.parallelize(tasks, len(tasks)).map(attempt).collect())
+                found.append(self._context.parallelize(tasks, len(tasks)).map(noted).collect())
             except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
                 found.append(error)
 
@@ -147,6 +168,9 @@ class Spark:
                 watch.note(now - done)
                 finished(now - done)
                 done = now
+                # Results come when all tasks have ended; a fault is not waited for.
+                for outcome in faults.value:
+                    value_of(outcome)
         except BaseException:
             self._context.cancelJobGroup(group)
             raise
