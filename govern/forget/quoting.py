@@ -5,11 +5,12 @@ another is a sequence of its own, and forgetting the one leaves the other. It is
 containment (Broder 1997): the share of a forgotten text's shingles that the other text has too.
 
 Every stored shingle set of the manifest is read once, and each hash looked up in a table of the
-wanted ones: a few seconds for a million documents of 260 words, whatever is forgotten.
+wanted ones: a few seconds for a million documents of 260 words on two cores.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ def _wanted(manifest: Manifest, rows: Rows, ids: Rows) -> _Wanted:
 
 def _scan(manifest: Manifest, wanted: _Wanted, least: float) -> Iterable[tuple[int, int, float]]:
     """(row, forgotten text, share) wherever a stored text has enough of a forgotten one."""
-    from govern.ids.sets import all_sets
+    from govern.ids.sets import ShingleSets, each_stored_set
 
     distinct = np.unique(wanted.hashes)
     bits = min(_LARGEST_TABLE_BITS, int(len(distinct) * _ENTRIES_PER_HASH).bit_length())
@@ -125,14 +126,19 @@ def _scan(manifest: Manifest, wanted: _Wanted, least: float) -> Iterable[tuple[i
     table = np.zeros(1 << bits, dtype=bool)
     table[distinct >> shift] = True
     fewest = max(1, int(np.ceil(least * wanted.sizes.min())))
-    for first, sets in all_sets(manifest):
-        places = np.flatnonzero(table[sets.values >> shift])
+
+    def examine(first: int, sets: ShingleSets) -> tuple[int, Rows, Hashes]:
+        """The hits in texts with enough of them: a row of the group for each, and the hash."""
+        entries = (sets.values >> shift).view(np.int64)  # as an index, without a second copy
+        places = np.flatnonzero(table.take(entries, mode="clip"))
         places = places[_among(sets.values[places], distinct)]
         rows = np.searchsorted(sets.begins, places, side="right") - 1
         enough = np.bincount(rows, minlength=len(sets.sizes))[rows] >= fewest
-        for row, text, share in _shares(wanted, rows[enough], sets.values[places[enough]]):
-            if share >= least:
-                yield first + row, text, share
+        return first, rows[enough], sets.values[places[enough]]
+
+    for first, rows, values in each_stored_set(manifest, examine, os.cpu_count() or 1):
+        for row, text, share in _shares(wanted, rows, values, least):
+            yield first + row, text, share
 
 
 def _among(values: Hashes, ascending: Hashes) -> npt.NDArray[np.bool_]:
@@ -142,8 +148,10 @@ def _among(values: Hashes, ascending: Hashes) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _shares(wanted: _Wanted, rows: Rows, values: Hashes) -> Iterable[tuple[int, int, float]]:
-    """(row, forgotten text, containment) wherever the two share a shingle; `rows` ascend."""
+def _shares(
+    wanted: _Wanted, rows: Rows, values: Hashes, least: float
+) -> Iterable[tuple[int, int, float]]:
+    """(row, forgotten text, containment) where that is at least `least`; `rows` ascend."""
     begins = np.searchsorted(wanted.hashes, values, side="left")
     counts = np.searchsorted(wanted.hashes, values, side="right") - begins
     # A shingle that many forgotten texts have gives many pairs: so many rows at a time as fit.
@@ -161,6 +169,6 @@ def _shares(wanted: _Wanted, rows: Rows, values: Hashes) -> Iterable[tuple[int, 
         pairs = np.repeat(rows[here], number) * len(wanted.sizes) + texts
         found, shared = np.unique(pairs, return_counts=True)
         row, text = np.divmod(found, len(wanted.sizes))
-        yield from zip(
-            row.tolist(), text.tolist(), (shared / wanted.sizes[text]).tolist(), strict=True
-        )
+        share = shared / wanted.sizes[text]
+        much = share >= least
+        yield from zip(row[much].tolist(), text[much].tolist(), share[much].tolist(), strict=True)

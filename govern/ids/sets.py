@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from govern.ids.store import ArrayFile, Indices, split_rows
 from govern.ids.stored import RowGroup, row_groups
 from manifests.reader import Manifest
 
+_Found = TypeVar("_Found")
 Hashes = Sequence[tuple[npt.NDArray[np.uint64], Indices]]
 
 
@@ -168,14 +170,27 @@ def stored_sets(
     return ordered_map(pool, read, wanted(), workers) if pool else map(read, wanted())
 
 
-def all_sets(manifest: Manifest) -> Iterator[tuple[int, ShingleSets]]:
-    """Every stored set, a row group at a time: its first row, and a set for each of its rows.
+def each_stored_set(
+    manifest: Manifest, examine: Callable[[int, ShingleSets], _Found], workers: int
+) -> Iterator[_Found]:
+    """What `examine` finds in every stored set, a row group at a time.
 
-    Only the first row of a text has a set; that of any other row is empty.
+    Args:
+        manifest: The manifest.
+        examine: Is given the first row of a row group, and a set for each of its rows; only the
+            first row of a text has a set, that of any other row is empty. Runs on threads.
+        workers: How many threads.
+
+    Yields:
+        What it returns, in row order.
     """
-    for group in row_groups(manifest, "shingles"):
+
+    def read(group: RowGroup) -> _Found:
         column = group.read("shingles").combine_chunks()
-        yield group.first, _decode(column, np.arange(len(column)))
+        return examine(group.first, _decode(column, np.arange(len(column))))
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from ordered_map(pool, read, row_groups(manifest, "shingles"), workers)
 
 
 def _decode(column: pa.Array, rows: Indices) -> ShingleSets:

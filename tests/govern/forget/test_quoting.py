@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,18 +130,20 @@ def quoted(here: World, monkeypatch: pytest.MonkeyPatch) -> World:
     secret = f"{text('secret')} {part('poem', 0, 100)}"
     manifest = open_manifest(here.manifest)
     row = manifest.table("documents")["doc_id"].to_pylist().index("secret")
-    real = sets.all_sets
+    real = sets.each_stored_set
 
-    def all_sets(given: Manifest) -> object:
-        for first, found in real(given):
+    def each_stored_set(given: Manifest, examine: Callable[..., object], workers: int) -> object:
+        def altered(first: int, found: sets.ShingleSets) -> object:
             columns = [
                 found.values[b : b + s] for b, s in zip(found.begins, found.sizes, strict=True)
             ]
             columns[row - first] = shingle_set(secret, 5)
             encoded = pa.array([c.tobytes() for c in columns], pa.large_binary())
-            yield first, sets._decode(encoded, found.begins * 0 + range(len(columns)))
+            return examine(first, sets._decode(encoded, found.begins * 0 + range(len(columns))))
 
-    monkeypatch.setattr(sets, "all_sets", all_sets)
+        return real(given, altered, workers)
+
+    monkeypatch.setattr(sets, "each_stored_set", each_stored_set)
     return here
 
 
