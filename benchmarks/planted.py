@@ -178,8 +178,12 @@ def owners_of(documents: int) -> int:
     return max(1, documents // 100)
 
 
-def write_corpus(path: Path, documents: int, words: int) -> None:
-    """Write the first `documents` documents, of so many words each, as JSONL."""
+def write_corpus(path: Path, documents: int, words: int, begin: int = 0, end: int = -1) -> None:
+    """Write the first `documents` documents, of so many words each, as JSONL.
+
+    With `begin` and `end` those of them from one number up to the other: a file of several.
+    """
+    end = documents if end < 0 else end
     forms = word_forms()
     text = np.frombuffer("".join(forms).encode(), dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum([len(form) for form in forms])])
@@ -191,8 +195,8 @@ def write_corpus(path: Path, documents: int, words: int) -> None:
     out = np.empty(_BLOCK * (words * 11 + _LONGEST_LINE_HEAD), dtype=np.uint8)
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
-        for first in range(0, documents, _BLOCK):
-            last = min(first + _BLOCK, documents)
+        for first in range(begin, end, _BLOCK):
+            last = min(first + _BLOCK, end)
             size = _lines(first, last, words, owners_of(documents), law, text, offsets, fixed, out)
             file.write(out[:size].data)
     temporary.rename(path)

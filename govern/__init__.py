@@ -1,6 +1,7 @@
 """Govern: raw corpora to sequence IDs, training runs to forgetting that a stranger can verify.
 
     ids/      corpus -> signatures -> links -> clusters -> sequence IDs -> manifest
+    engines/  who runs the tasks of these stages: processes, Ray, Spark
     forget/   request -> selection -> plan -> erase -> statement
     audit/    statement, signature, ledger, verification, HTML report
     demo      the embedded corpus and the guided run

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +51,7 @@ def connect(address: str | None, workers: int) -> Iterator[Ray]:
     else:
         _require_cluster(address)
         options["address"] = address
+    stops = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -60,6 +63,9 @@ def connect(address: str | None, workers: int) -> Iterator[Ray]:
             found=str(error),
             remedy="mend it, or name a cluster with --engine-address",
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray would end the process where our own handler says how to go on.
+        signal.signal(signal.SIGTERM, stops)
     try:
         yield Ray()
     finally:

@@ -17,6 +17,8 @@
     forgotten     text that was forgotten in another manifest
     tables        documents, links -> the manifest's tables; sequences: their rows
     first_tables  all tables of a first snapshot
+    tasks         the same stages as tasks from files to files; exchange: the files between them
+    staged        these tasks on an engine, counted between any two stages
     output        the manifest's directory while it is built; what an unfinished build keeps
     pipeline      the stages in order: `build_ids`
     stored        a manifest as arrays

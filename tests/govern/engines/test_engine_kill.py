@@ -98,7 +98,7 @@ def descendants(process: int) -> Iterator[tuple[int, str]]:
 def kill_one(process: int, names: tuple[str, ...], chooser: random.Random) -> str | None:
     """Kill a process below another whose command line has one of the names; its command line."""
     name = chooser.choice(names)
-    found = [one for one in descendants(process) if name in one[1]]
+    found = sorted(one for one in descendants(process) if name in one[1])
     # Of two nodes the second: the first has the driver.
     if name.startswith("raylet"):
         found = found[1:]
