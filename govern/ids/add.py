@@ -268,8 +268,7 @@ def _decide(
 ) -> Addition:
     """The stages between reading and writing."""
     from govern.ids.amend import Addition
-    from govern.ids.cluster import cluster
-    from govern.ids.relink import NewTexts, Resources, bucket_rule, relink
+    from govern.ids.relink import NewTexts, Resources, bucket_rule, reclustered, relink
     from govern.ids.sets import build_sets, chosen_sets
     from govern.ids.standing import decide
     from govern.ids.stored import load_links
@@ -278,48 +277,43 @@ def _decide(
 
     work = manifest.path / WORK_NAME
     sets = build_sets(ingested, settled.document_of, work / "sets.u64")
-    content = np.asarray(ingested.content)[settled.document_of]
-    union = unite(stored.content, content)
+    union = unite(stored.content, np.asarray(ingested.content)[settled.document_of])
     fresh = np.flatnonzero(union.fresh)
-    progress.stage("verifying pairs", None, "pairs")
-    relinked = relink(
-        manifest,
-        stored,
-        load_links(manifest, pool),
-        union,
-        NewTexts(
-            signatures=ingested.signatures,
-            rows=settled.document_of[fresh],
-            sets=chosen_sets(sets, fresh),
-        ),
-        Resources(
-            work=work,
-            pool=pool,
-            workers=config.workers,
-            held=held_pairs(config.memory),
-            advance=progress.advance,
-        ),
+    new = NewTexts(
+        signatures=ingested.signatures,
+        rows=settled.document_of[fresh],
+        sets=chosen_sets(sets, fresh),
     )
-    clusters = cluster(len(union.rank), relinked.links)
+    resources = Resources(
+        work=work,
+        pool=pool,
+        workers=config.workers,
+        held=held_pairs(config.memory),
+        advance=progress.advance,
+    )
+    progress.stage("verifying pairs", None, "pairs")
+    relinked = relink(manifest, stored, load_links(manifest, pool), union, new, resources)
+    clusters = reclustered(manifest, len(union.rank), relinked, pool)
     standing = decide(manifest, stored, union, clusters, relinked.added)
+    assigned = Assigned(
+        ingested=ingested,
+        settled=settled,
+        sets=sets,
+        banding=bucket_rule(manifest.parameters).banding,
+        numbers=union.numbers,
+        fresh=union.fresh,
+        sequence_ids=standing.carried.sequence_ids[union.numbers],
+        similarity=standing.similarity[union.numbers],
+        represents=standing.representative[union.numbers] == union.numbers,
+        snapshot=manifest.snapshot + 1,
+    )
     return Addition(
         manifest=manifest,
         stored=stored,
         union=union,
         relinked=relinked,
         standing=standing,
-        assigned=Assigned(
-            ingested=ingested,
-            settled=settled,
-            sets=sets,
-            banding=bucket_rule(manifest.parameters).banding,
-            numbers=union.numbers,
-            fresh=union.fresh,
-            sequence_ids=standing.carried.sequence_ids[union.numbers],
-            similarity=standing.similarity[union.numbers],
-            represents=standing.representative[union.numbers] == union.numbers,
-            snapshot=manifest.snapshot + 1,
-        ),
+        assigned=assigned,
     )
 
 

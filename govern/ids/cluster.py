@@ -19,6 +19,9 @@ import numpy.typing as npt
 from govern.ids.jit import compiled
 from govern.ids.verify import Links
 
+Indices = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clusters:
@@ -37,22 +40,32 @@ class Clusters:
 def _group(a, ends, order):  # type: ignore[no-untyped-def]
     """Order links by their smaller text; `ends` holds where each text's links begin, and moves."""
     for link in range(len(a)):
-        order[ends[a[link]]] = link
-        ends[a[link]] += 1
+        if a[link] >= 0:
+            order[ends[a[link]]] = link
+            ends[a[link]] += 1
 
 
 @compiled()
-def _recentre(begins, order, b, jaccard, representative, similarity):  # type: ignore[no-untyped-def]
+def _recentre(begins, order, b, representative, reason):  # type: ignore[no-untyped-def]
     for text in range(len(begins) - 1):
         if representative[text] >= 0:
             continue
         representative[text] = text
-        similarity[text] = 1.0
         # Links go from the smaller text to the larger; smaller neighbours have a cluster already.
         for link in order[begins[text] : begins[text + 1]]:
             if representative[b[link]] < 0:
                 representative[b[link]] = text
-                similarity[b[link]] = jaccard[link]
+                reason[b[link]] = link
+
+
+@compiled()
+def _count(a, begins):  # type: ignore[no-untyped-def]
+    """begins[t + 1] = how many links begin at a text before t + 1."""
+    for link in range(len(a)):
+        if a[link] >= 0:
+            begins[a[link] + 1] += 1
+    for text in range(1, len(begins)):
+        begins[text] += begins[text - 1]
 
 
 def cluster(n_texts: int, links: Links) -> Clusters:
@@ -62,11 +75,28 @@ def cluster(n_texts: int, links: Links) -> Clusters:
         n_texts: How many texts there are; a smaller number is a smaller content hash.
         links: Verified pairs of them.
     """
-    begins = np.zeros(n_texts + 1, dtype=np.int64)
-    np.cumsum(np.bincount(links.a, minlength=n_texts), out=begins[1:])
-    order = np.empty(len(links.a), dtype=np.int64)
-    _group(links.a, begins[:-1].copy(), order)
-    representative = np.full(n_texts, -1, dtype=np.int64)
-    similarity = np.zeros(n_texts, dtype=np.float64)
-    _recentre(begins, order, links.b, links.jaccard, representative, similarity)
+    representative, reason = recentred(n_texts, links.a, links.b)
+    similarity = np.ones(n_texts, dtype=np.float64)
+    joined = np.flatnonzero(reason >= 0)
+    similarity[joined] = links.jaccard[reason[joined]]
     return Clusters(representative=representative, similarity=similarity)
+
+
+def recentred(n_texts: int, a: Numbers, b: Numbers) -> tuple[Indices, Indices]:
+    """The representative of each text, and the link by which it has it.
+
+    Args:
+        n_texts: How many texts there are.
+        a: The smaller text of each link; a link with a negative one is none.
+        b: The larger one.
+
+    Returns:
+        Both int64 [texts]; the link is -1 where a text represents itself.
+    """
+    begins = np.zeros(n_texts + 1, dtype=np.int64)
+    _count(a, begins)
+    order = np.empty(int(begins[-1]), dtype=np.int64)
+    _group(a, begins[:-1].copy(), order)
+    representative, reason = np.full((2, n_texts), -1, dtype=np.int64)
+    _recentre(begins, order, b, representative, reason)
+    return representative, reason

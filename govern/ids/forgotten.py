@@ -22,7 +22,7 @@ from govern.ids.probe import Probe
 from govern.ids.rules import require_comparable
 from govern.ids.sets import chosen_sets, collect_sets, stored_sets
 from govern.ids.store import Indices
-from govern.ids.stored import Stored, load_stored, stored_signatures
+from govern.ids.stored import Stored, load_stored, signature_rows
 from govern.ids.tables import Assigned
 from govern.ids.verify import similarities
 from manifests.reader import Manifest, open_manifest
@@ -163,7 +163,7 @@ def _equal_content(graves: _Graves, assigned: Assigned) -> tuple[Indices, Indice
 
 def _candidates(graves: _Graves, assigned: Assigned, banding: Banding) -> tuple[Indices, Indices]:
     """Pairs that share a band; of a bucket's graves at most the first `BUCKET_CAP`."""
-    probe = Probe(stored_signatures(graves.manifest, graves.rows), banding)
+    probe = Probe(signature_rows(graves.manifest)[graves.rows], banding)
     documents = assigned.settled.document_of
 
     def blocks() -> Any:

@@ -58,7 +58,7 @@ def _fill(keys, slots, marks, top, buckets):  # type: ignore[no-untyped-def]
         for i in range(n):
             key = keys[band, i]
             marks[band, key >> top + _WORD] |= np.uint64(1) << (key >> top & _BIT)
-            at = key & mask
+            at = key >> _SHIFT & mask
             while slots[band, at] >= 0 and keys[band, slots[band, at]] != key:
                 at = (at + np.uint64(1)) & mask
             if slots[band, at] < 0:
@@ -80,7 +80,7 @@ def _find(signatures, ranks, rows, keys, slots, marks, top, found):  # type: ign
                 mark = marks[band, key >> top + _WORD] >> (key >> top & _BIT)
                 if not mark & np.uint64(1) or ranks[i] < 0:
                     continue
-                at = key & mask
+                at = key >> _SHIFT & mask
                 while slots[band, at] >= 0 and keys[band, slots[band, at]] != key:
                     at = (at + np.uint64(1)) & mask
                 if slots[band, at] >= 0:
@@ -88,6 +88,25 @@ def _find(signatures, ranks, rows, keys, slots, marks, top, found):  # type: ign
                     found[count] = bucket << _SHIFT | np.uint64(ranks[i])
                     count += 1
     return count
+
+
+@compiled()
+def _touch(halves, keys, slots, marks, top, touched):  # type: ignore[no-untyped-def]
+    """Mark signatures of which the upper half of a band's key is that of a bucket."""
+    bands = len(keys)
+    mask = np.uint64(slots.shape[1] - 1)
+    for i in range(len(halves)):
+        for band in range(bands):
+            half = np.uint64(halves[i, band])
+            mark = half << _SHIFT >> top
+            if not marks[band, mark >> _WORD] >> (mark & _BIT) & np.uint64(1):
+                continue
+            at = half & mask
+            while slots[band, at] >= 0 and keys[band, slots[band, at]] >> _SHIFT != half:
+                at = (at + np.uint64(1)) & mask
+            if slots[band, at] >= 0:
+                touched[i] = True
+                break
 
 
 @compiled()
@@ -156,6 +175,16 @@ class Probe:
         tables = (self.keys, self._slots, self._marks, self._top)
         count = _find(signatures, ranks, self.banding.rows, *tables, found)
         return found[:count].copy()
+
+    def touches(self, halves: npt.NDArray[np.uint32]) -> Flags:
+        """Which signatures may lie in one of these buckets; nearly all others do not.
+
+        Args:
+            halves: uint32 [n, bands], the upper half of every band's key.
+        """
+        touched = np.zeros(len(halves), dtype=np.bool_)
+        _touch(halves, self.keys, self._slots, self._marks, self._top, touched)
+        return touched
 
     def find(self, blocks: Iterable[tuple[Signatures, Indices]]) -> Members:
         """Who of all blocks lies in these buckets."""

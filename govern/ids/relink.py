@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from govern.ids.cluster import Clusters, recentred
 from govern.ids.ingest import ordered_map
+from govern.ids.jit import compiled
 from govern.ids.lsh import Pairs, merge_pairs
 from govern.ids.minhash import Banding
 from govern.ids.probe import (
@@ -32,17 +36,17 @@ from govern.ids.store import ArrayFile, ChunkedRows, Indices
 from govern.ids.stored import (
     Stored,
     StoredLinks,
-    group_signatures,
-    row_groups,
-    stored_signatures,
+    link_similarities,
+    signature_rows,
 )
 from govern.ids.union import Union
 from govern.ids.verify import Links, verify
+from manifests.plain_pages import fixed_rows, pages_of
 from manifests.reader import Manifest
 
 _SHIFT = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_BLOCK = 65_536
+_BLOCK = 16_384
 Signatures = npt.NDArray[np.uint32]
 
 
@@ -66,13 +70,13 @@ class Relinked:
     """Links after an addition.
 
     Attributes:
-        links: All of them, by rank.
+        old: Those that were there, by rank; -1 where a row is no link of two texts any more.
         added: The new ones, by rank.
         dropped: Rows of `links` that are none any more, ascending.
         candidates: How many pairs were verified.
     """
 
-    links: Links
+    old: StoredLinks
     added: Links
     dropped: Indices
     candidates: int
@@ -126,8 +130,9 @@ def relink(
     """
     nothing = np.zeros(0, dtype=np.int64)
     added, candidates = Links(a=nothing, b=nothing, jaccard=np.zeros(0)), 0
-    keep = np.ones(len(old.a), dtype=np.bool_)
-    a, b = union.rank[old.a], union.rank[old.b]
+    dropped = nothing
+    # From here on links go by rank; the arrays are large, so they are changed where they are.
+    _renumber(old.a, old.b, union.rank)
     if len(new.rows):
         texts = _Texts(manifest, stored, union, new, resources)
         rule = bucket_rule(manifest.parameters)
@@ -138,19 +143,43 @@ def relink(
             _runs(added_pairs(probe, members, texts.is_new, rule, displaced), resources.work)
         )
         added, candidates = _verified(texts, runs)
-        doubtful = np.flatnonzero(displaced[a])
-        pairs = a[doubtful].astype(np.uint64) << _SHIFT | b[doubtful].astype(np.uint64)
-        keep[doubtful] = still_candidates(pairs, texts.signatures, probe, members, texts.find, rule)
-    return Relinked(
-        links=Links(
-            a=np.concatenate([a[keep], added.a]),
-            b=np.concatenate([b[keep], added.b]),
-            jaccard=np.concatenate([old.jaccard[keep], added.jaccard]),
-        ),
-        added=added,
-        dropped=old.row[~keep],
-        candidates=candidates,
+        doubtful = np.flatnonzero(displaced[old.a] & (old.a >= 0))
+        pairs = old.a[doubtful].astype(np.uint64) << _SHIFT | old.b[doubtful].astype(np.uint64)
+        # Every text gives its own pairs in ascending order, but files hold several snapshots'.
+        order = np.argsort(pairs)
+        keep = np.ones(len(pairs), dtype=np.bool_)
+        keep[order] = still_candidates(
+            pairs[order], texts.signatures, probe, members, texts.find, rule
+        )
+        dropped = doubtful[~keep]
+        old.a[dropped] = -1
+    return Relinked(old=old, added=added, dropped=dropped, candidates=candidates)
+
+
+def reclustered(
+    manifest: Manifest, n_texts: int, relinked: Relinked, pool: ThreadPoolExecutor
+) -> Clusters:
+    """The clusters of all links. Similarities are read of those links that joined a text to its."""
+    old, added = relinked.old, relinked.added
+    representative, reason = recentred(
+        n_texts,
+        np.concatenate([old.a, added.a.astype(np.int32)]),
+        np.concatenate([old.b, added.b.astype(np.int32)]),
     )
+    similarity = np.ones(n_texts, dtype=np.float64)
+    by_old = np.flatnonzero((reason >= 0) & (reason < len(old.a)))
+    by_new = np.flatnonzero(reason >= len(old.a))
+    similarity[by_old] = link_similarities(manifest, reason[by_old], pool)
+    similarity[by_new] = added.jaccard[reason[by_new] - len(old.a)]
+    return Clusters(representative=representative, similarity=similarity)
+
+
+@compiled()
+def _renumber(a, b, rank):  # type: ignore[no-untyped-def]
+    """From numbers of texts to their ranks, in place."""
+    for link in range(len(a)):
+        if a[link] >= 0:
+            a[link], b[link] = rank[a[link]], rank[b[link]]
 
 
 @dataclass(frozen=True)
@@ -171,27 +200,40 @@ class _Texts:
         return flags
 
     def find(self, probe: Probe) -> Members:
-        """Who of all texts lies in the buckets of a probe."""
-        rank_of_row = np.full(len(self.stored.text_of), -1, dtype=np.int64)
-        rank_of_row[self.stored.standing] = self.union.rank[: self.union.n_old]
+        """Who of all texts lies in the buckets of a probe.
+
+        Of the old ones the halves of the band keys pass by, and signatures only of those that hit.
+        """
+        pool, workers = self.resources.pool, self.resources.workers
         ranks, new = self.union.rank[self.union.n_old :], self.new
-        olds = ordered_map(
-            self.resources.pool,
-            lambda g: probe.find_in(group_signatures(g), rank_of_row[g.first : g.end]),
-            row_groups(self.manifest, "signatures"),
-            self.resources.workers,
+        touched = ordered_map(
+            pool,
+            lambda page: page.first + np.flatnonzero(probe.touches(fixed_rows(page, "<u4"))),
+            pages_of(self.manifest, "signatures", "bands"),
+            workers,
         )
-        blocks = [slice(at, at + _BLOCK) for at in range(0, len(ranks), _BLOCK)]
-        news = (probe.find_in(new.signatures[new.rows[some]], ranks[some]) for some in blocks)
-        return gathered([*olds, *news])
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *touched])
+        texts = self.stored.text_of[rows]
+        stands = self.stored.standing[texts] == rows
+        rows, old_ranks = rows[stands], self.union.rank[texts[stands]]
+
+        def found(of: ChunkedRows, places: Indices, ranks: Indices) -> Iterator[Members]:
+            blocks = (slice(at, at + _BLOCK) for at in range(0, len(ranks), _BLOCK))
+            return ordered_map(
+                pool, lambda some: probe.find_in(of[places[some]], ranks[some]), blocks, workers
+            )
+
+        olds = found(self.old_signatures, rows, old_ranks)
+        return gathered(chain(olds, found(new.signatures, new.rows, ranks)))
+
+    @cached_property
+    def old_signatures(self) -> ChunkedRows:
+        """The stored signatures, by row."""
+        return signature_rows(self.manifest)
 
     def signatures(self, ranks: Indices) -> Signatures:
-        """The signatures of ascending ranks of old texts."""
-        rows = self.stored.standing[self.union.by_rank[ranks]]
-        order = np.argsort(rows)
-        found = np.empty((len(rows), self.new.signatures.shape[1]), dtype=np.uint32)
-        found[order] = stored_signatures(self.manifest, rows[order])
-        return found
+        """The signatures of some ranks of old texts."""
+        return self.old_signatures[self.stored.standing[self.union.by_rank[ranks]]]
 
     def sets(self, wanted: Flags) -> ShingleSets:
         """The shingle sets of some texts, by rank; the others have none."""

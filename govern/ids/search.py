@@ -19,6 +19,7 @@ from govern.ids.minhash import permutations
 from govern.ids.rules import require_rules
 from manifests import queries
 from manifests.errors import InputError
+from manifests.plain_pages import fixed_rows, pages_of
 from manifests.reader import Manifest
 
 if TYPE_CHECKING:
@@ -92,20 +93,43 @@ def rows_like(
     manifest: Manifest, sketched: Sketches, least: float
 ) -> tuple[Indices, npt.NDArray[np.float64]]:
     """Rows of `documents`, ascending, whose estimated similarity is at least this, and it."""
-    from govern.ids.stored import group_signatures, row_groups
-
     rows, estimates = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for group in row_groups(manifest, "signatures"):
-        estimate = (group_signatures(group) == sketched.signatures[0]).mean(axis=1)
+    for page in pages_of(manifest, "signatures", "signature"):
+        estimate = (fixed_rows(page, "<u4") == sketched.signatures[0]).mean(axis=1)
         hits = np.flatnonzero(estimate >= least)
-        rows.append(group.first + hits)
+        rows.append(page.first + hits)
         estimates.append(estimate[hits])
     return np.concatenate(rows), np.concatenate(estimates)
 
 
+def rows_near(
+    manifest: Manifest, sketched: Sketches, least: float
+) -> tuple[Indices, npt.NDArray[np.float64]]:
+    """Those of `rows_like` that share a band, as two documents must to be compared in a build.
+
+    Of all other rows only the halves of the band keys are read. At the manifest's threshold a row
+    is missed as seldom as a pair is in a build.
+    """
+    from govern.ids.lsh import band_halves
+    from govern.ids.minhash import Banding
+    from govern.ids.stored import signature_rows
+
+    known = manifest.parameters
+    banding = Banding(bands=known["bands"], rows=known["rows"])
+    halves = band_halves(sketched.signatures, banding)[0]
+    found = [np.zeros(0, dtype=np.int64)]
+    for page in pages_of(manifest, "signatures", "bands"):
+        shared = (fixed_rows(page, "<u4") == halves).any(axis=1)
+        found.append(page.first + np.flatnonzero(shared))
+    rows = np.concatenate(found)
+    estimates = (signature_rows(manifest)[rows] == sketched.signatures[0]).mean(axis=1)
+    near = estimates >= least
+    return rows[near], estimates[near]
+
+
 def _similar(manifest: Manifest, text: str) -> list[tuple[int, float]]:
     """(sequence ID, estimated similarity) of documents whose estimate reaches the threshold."""
-    rows, estimates = rows_like(
+    rows, estimates = rows_near(
         manifest, sketch_for(manifest, text), manifest.parameters["threshold"]
     )
     ids = manifest.table("documents", ["sequence_id"])["sequence_id"].take(pa.array(rows))

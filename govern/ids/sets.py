@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +21,11 @@ import pyarrow as pa
 from govern.ids.ingest import Ingested, ordered_map
 from govern.ids.jit import compiled
 from govern.ids.store import ArrayFile, Indices, split_rows
-from govern.ids.stored import RowGroup, row_groups
+from manifests.errors import ManifestError
+from manifests.plain_pages import Page, pages_of
 from manifests.reader import Manifest
 
+_PAGES_AT_A_TIME = 16
 _Found = TypeVar("_Found")
 Hashes = Sequence[tuple[npt.NDArray[np.uint64], Indices]]
 
@@ -132,10 +135,13 @@ def _packed(
     begins, sizes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     at = 0
     for places, sets in parts:
-        data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
-        _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
+        within = np.cumsum(sets.sizes) - sets.sizes
+        data = sets.values
+        if len(data) != sets.sizes.sum() or not np.array_equal(within, sets.begins):
+            data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
+            _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
         keep(data)
-        begins[places] = at + np.cumsum(sets.sizes) - sets.sizes
+        begins[places] = at + within
         sizes[places] = sets.sizes
         at += len(data)
     return begins, sizes
@@ -144,7 +150,7 @@ def _packed(
 def stored_sets(
     manifest: Manifest, rows: Indices, pool: ThreadPoolExecutor | None = None, workers: int = 1
 ) -> Iterator[tuple[Indices, ShingleSets]]:
-    """The stored sets of some rows of `shingles`, reading only the row groups that hold them.
+    """The stored sets of some rows of `shingles`; of a file only their own bytes are touched.
 
     Args:
         manifest: The manifest.
@@ -156,16 +162,24 @@ def stored_sets(
         Positions in `rows`, and their sets.
     """
 
-    def wanted() -> Iterator[tuple[RowGroup, Indices]]:
-        for group in row_groups(manifest, "shingles"):
-            here = np.arange(*np.searchsorted(rows, [group.first, group.end]))
-            if len(here):
-                yield group, here
+    def wanted() -> Iterator[tuple[int, list[_Asked]]]:
+        at = 0
+        some: list[_Asked] = []
+        for page, sizes in _set_pages(manifest):
+            end = int(np.searchsorted(rows, page.end))
+            begin = at + sum(len(asked.rows) for asked in some)
+            if begin < end:
+                some.append(_Asked(page, sizes, rows[begin:end] - page.first))
+            if len(some) == _PAGES_AT_A_TIME:
+                yield at, some
+                at, some = end, []
+        if some:
+            yield at, some
 
-    def read(one: tuple[RowGroup, Indices]) -> tuple[Indices, ShingleSets]:
-        group, here = one
-        column = group.read("shingles").combine_chunks()
-        return here, _decode(column, rows[here] - group.first)
+    def read(one: tuple[int, list[_Asked]]) -> tuple[Indices, ShingleSets]:
+        at, some = one
+        sets = _copied(manifest, some)
+        return np.arange(at, at + len(sets.sizes)), sets
 
     return ordered_map(pool, read, wanted(), workers) if pool else map(read, wanted())
 
@@ -173,11 +187,11 @@ def stored_sets(
 def each_stored_set(
     manifest: Manifest, examine: Callable[[int, ShingleSets], _Found], workers: int
 ) -> Iterator[_Found]:
-    """What `examine` finds in every stored set, a row group at a time.
+    """What `examine` finds in every stored set, some pages at a time.
 
     Args:
         manifest: The manifest.
-        examine: Is given the first row of a row group, and a set for each of its rows; only the
+        examine: Is given the first row of the pages, and a set for each of their rows; only the
             first row of a text has a set, that of any other row is empty. Runs on threads.
         workers: How many threads.
 
@@ -185,20 +199,77 @@ def each_stored_set(
         What it returns, in row order.
     """
 
-    def read(group: RowGroup) -> _Found:
-        column = group.read("shingles").combine_chunks()
-        return examine(group.first, _decode(column, np.arange(len(column))))
+    def pages() -> Iterator[list[_Asked]]:
+        each = (_Asked(page, sizes, np.arange(len(sizes))) for page, sizes in _set_pages(manifest))
+        while some := list(islice(each, _PAGES_AT_A_TIME)):
+            yield some
+
+    def read(some: list[_Asked]) -> _Found:
+        return examine(some[0].page.first, _copied(manifest, some))
 
     with ThreadPoolExecutor(workers) as pool:
-        yield from ordered_map(pool, read, row_groups(manifest, "shingles"), workers)
+        yield from ordered_map(pool, read, pages(), workers)
 
 
-def _decode(column: pa.Array, rows: Indices) -> ShingleSets:
-    _, offsets_buffer, data = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[column.offset :] // 8
+@dataclass(frozen=True)
+class _Asked:
+    """A page of the column `shingles`, the sizes of its rows, and which of them are wanted."""
+
+    page: Page
+    sizes: npt.NDArray[np.int32]
+    rows: Indices
+
+
+def _set_pages(manifest: Manifest) -> Iterator[tuple[Page, npt.NDArray[np.int32]]]:
+    sizes = manifest.table("shingles", ["n_shingles"])["n_shingles"].to_numpy()
+    for page in pages_of(manifest, "shingles", "shingles"):
+        yield page, sizes[page.first : page.end]
+
+
+@compiled()
+def _copy_sets(page, sizes, rows, out):  # type: ignore[no-untyped-def]
+    """Write the bytes of the sets of ascending rows of a page; False if it does not hold them.
+
+    A set is its length in four bytes, and its hashes; a row of size 0 has no value.
+    """
+    at, taken, written = np.int64(0), 0, np.int64(0)
+    for row in range(len(sizes)):
+        if taken == len(rows):
+            break
+        length = 8 * np.int64(sizes[row])
+        if rows[taken] == row:
+            taken += 1
+            if length > 0:
+                begin = at + 4
+                if length > len(page) - begin:
+                    return False
+                stated = np.int64(0)
+                for byte in range(4):
+                    stated |= np.int64(page[at + byte]) << (8 * byte)
+                if stated != length:
+                    return False
+                out[written : written + length] = page[begin : begin + length]
+                written += length
+        if length > 0:
+            at += 4 + length
+    return taken == len(rows)
+
+
+def _copied(manifest: Manifest, some: list[_Asked]) -> ShingleSets:
+    sizes = np.concatenate([one.sizes[one.rows] for one in some]).astype(np.int64)
+    ends = np.cumsum(sizes)
+    values = np.empty(int(ends[-1]) if (sizes >= 0).all() else 0, dtype="<u8")
+    at = 0
+    for one in some:
+        end = at + 8 * int(one.sizes[one.rows].sum(dtype=np.int64))
+        if not _copy_sets(one.page.values, one.sizes, one.rows, values.view(np.uint8)[at:end]):
+            raise ManifestError(
+                f"column shingles of manifest {manifest.path}",
+                expected="sets of the sizes that n_shingles says",
+                found=f"others from row {one.page.first} on",
+                remedy="rebuild the manifest with `govern ids build`, or restore it from a backup",
+            )
+        at = end
     return ShingleSets(
-        # A column of nulls alone has no data at all.
-        values=np.frombuffer(data or b"", dtype="<u8").astype(np.uint64, copy=False),
-        begins=offsets[rows],
-        sizes=offsets[rows + 1] - offsets[rows],
+        values=values.astype(np.uint64, copy=False), begins=ends - sizes, sizes=sizes
     )

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from govern.ids.store import Indices
+from govern.ids.store import ChunkedRows, Indices, split_rows
+from manifests.plain_pages import fixed_rows, pages_of
 from manifests.reader import Manifest
 
-_BLOCK = 32_768
+Numbers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +49,15 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredLinks:
-    """Verified pairs of texts.
+    """Verified pairs of texts, row i being row i of `links`; -1 in a row between copies of a text.
 
     Attributes:
-        a: int64, the number of the text with the smaller content hash.
-        b: int64.
-        jaccard: float64.
-        row: int64, the row of each in `links`; left out where there is none yet.
+        a: int32, the number of the text with the smaller content hash.
+        b: int32.
     """
 
-    a: Indices
-    b: Indices
-    jaccard: npt.NDArray[np.float64]
-    row: Indices
+    a: Numbers
+    b: Numbers
 
 
 def load_stored(manifest: Manifest) -> Stored:
@@ -86,17 +83,39 @@ def load_stored(manifest: Manifest) -> Stored:
 
 
 def load_links(manifest: Manifest, pool: ThreadPoolExecutor) -> StoredLinks:
-    """The links between texts; those between copies of one text are left out."""
+    """The links. Of tens of millions only the numbers are held, four bytes each."""
+    ends = np.cumsum([0, *(entry.rows for entry in manifest.index.tables["links"])])
+    a, b = (np.empty(int(ends[-1]), dtype=np.int32) for _ in range(2))
 
-    def read(path: str) -> pa.Table:
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            return file.read(columns=["text_a", "text_b", "jaccard"], use_threads=False)
+    def read(number: int) -> None:
+        rows = _read_columns(manifest.files("links")[number], ["text_a", "text_b"])
+        here = slice(ends[number], ends[number + 1])
+        for name, target in (("text_a", a), ("text_b", b)):
+            target[here] = pc.fill_null(rows[name], -1).to_numpy()
 
-    rows = pa.concat_tables(pool.map(read, manifest.files("links")))
-    a, b = (pc.fill_null(rows[name], -1).to_numpy() for name in ("text_a", "text_b"))
-    row = np.flatnonzero(a >= 0)
-    jaccard = rows["jaccard"].to_numpy()
-    return StoredLinks(a=a[row], b=b[row], jaccard=jaccard[row], row=row)
+    list(pool.map(read, range(len(ends) - 1)))
+    return StoredLinks(a=a, b=b)
+
+
+def link_similarities(
+    manifest: Manifest, rows: Indices, pool: ThreadPoolExecutor
+) -> npt.NDArray[np.float64]:
+    """The Jaccard similarity of some rows of `links`, in any order; float64 [rows]."""
+    ends = np.cumsum([0, *(entry.rows for entry in manifest.index.tables["links"])])
+    found = np.empty(len(rows), dtype=np.float64)
+
+    def read(part: tuple[int, Indices, Indices]) -> None:
+        file, places, within = part
+        column = _read_columns(manifest.files("links")[file], ["jaccard"])["jaccard"]
+        found[places] = column.to_numpy()[within]
+
+    list(pool.map(read, split_rows(rows, ends)))
+    return found
+
+
+def _read_columns(path: str, columns: list[str]) -> pa.Table:
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def first_rows(text_of: Indices) -> Indices:
@@ -107,52 +126,11 @@ def first_rows(text_of: Indices) -> Indices:
     return first
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowGroup:
-    """Rows `first` up to `end` of a table, in one row group of one of its files."""
-
-    path: str
-    metadata: pq.FileMetaData
-    number: int
-    first: int
-    end: int
-
-    def read(self, column: str) -> pa.ChunkedArray:
-        """One column. A mapped file is decoded without reading it into memory before."""
-        with pq.ParquetFile(
-            self.path, metadata=self.metadata, memory_map=True, pre_buffer=False
-        ) as file:
-            return file.read_row_group(self.number, columns=[column], use_threads=False).column(0)
-
-
-def row_groups(manifest: Manifest, table: str) -> list[RowGroup]:
-    """The row groups of a table, in row order."""
-    groups, first = [], 0
-    for path in manifest.files(table):
-        metadata = pq.read_metadata(path)
-        for number in range(metadata.num_row_groups):
-            end = first + metadata.row_group(number).num_rows
-            groups.append(
-                RowGroup(path=path, metadata=metadata, number=number, first=first, end=end)
-            )
-            first = end
-    return groups
-
-
-def group_signatures(group: RowGroup) -> npt.NDArray[np.uint32]:
-    """The signatures of a row group of `signatures`, uint32 [rows, num_perm]."""
-    return _fixed_binary_rows(group.read("signature")).view("<u4")
-
-
-def stored_signatures(manifest: Manifest, rows: Indices) -> npt.NDArray[np.uint32]:
-    """The signatures of some ascending rows, uint32 [rows, num_perm]."""
+def signature_rows(manifest: Manifest) -> ChunkedRows:
+    """The signatures where they lie: uint32 [documents, num_perm], indexed by row."""
+    pages = pages_of(manifest, "signatures", "signature")
     num_perm = int(manifest.parameters["num_perm"])
-    found = np.zeros((len(rows), num_perm), dtype=np.uint32)
-    for group in row_groups(manifest, "signatures"):
-        here = slice(*np.searchsorted(rows, [group.first, group.end]))
-        if here.start < here.stop:
-            found[here] = group_signatures(group)[rows[here] - group.first]
-    return found
+    return ChunkedRows([fixed_rows(page, "<u4") for page in pages], np.uint32, num_perm)
 
 
 def _fixed_binary_rows(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
