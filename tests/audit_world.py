@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 from synthetic_run import BANK_BLOCKS, BLOCK_SIZE, LAYERS, PRIVATE, RunShape, write_run
 
+from govern.audit import measured
 from govern.audit import statement as st
 from govern.audit.disclosure import DisclosedDocument, Disclosure, document_hmac, query_hmac
 from govern.audit.report_file import Report, issue, sign_statement, write_report
@@ -282,23 +283,23 @@ def make_statement(
     )
 
 
-def make_verification(hashes: Sequence[str]) -> st.Verification:
-    def row(metric: str, group: str, phase: st.Phase, value: float) -> st.MetricRow:
-        return st.MetricRow(
+def make_verification(hashes: Sequence[str]) -> measured.Verification:
+    def row(metric: str, group: str, phase: measured.Phase, value: float) -> measured.MetricRow:
+        return measured.MetricRow(
             metric=metric, group=group, phase=phase, n=len(hashes), value=value,
             low=value - 0.01, high=value + 0.01, seed=0, probe_sha256="ab" * 32,
         )  # fmt: skip
 
-    return st.Verification(
+    return measured.Verification(
         thresholds=(
-            st.Threshold(
+            measured.Threshold(
                 metric="loss gap closed", group="forgotten:private", comparison=">=", bound=0.9
             ),
-            st.Threshold(metric="loss change", group="kept", comparison="==", bound=0.0),
+            measured.Threshold(metric="loss change", group="kept", comparison="==", bound=0.0),
         ),
-        structural=st.Structural(
+        structural=measured.Structural(
             passed=True,
-            checks=(st.StructuralCheck(name="only planned blocks changed", passed=True),),
+            checks=(measured.StructuralCheck(name="only planned blocks changed", passed=True),),
         ),
         metrics=(
             row("loss gap closed", "forgotten:private", "after", 0.96),
@@ -309,13 +310,13 @@ def make_verification(hashes: Sequence[str]) -> st.Verification:
             row("loss change", "kept", "after", 0.0),
         ),
         per_document=tuple(
-            st.DocumentLoss(
+            measured.DocumentLoss(
                 document_hmac=h, before=0.2 + 0.1 * i, after=3.2 + 0.1 * i, reference=3.5
             )
             for i, h in enumerate(hashes)
         ),
         kept=tuple(
-            st.KeptChange(sequence_id=format_id(i), loss_change=0.0, share_lost=0.0)
+            measured.KeptChange(sequence_id=format_id(i), loss_change=0.0, share_lost=0.0)
             for i in sorted(BLOCKS)
         ),
     )

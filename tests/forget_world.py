@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 from synthetic_run import MapRow, RunShape, write_run
 
+from govern.audit.measured import MetricRow, Threshold
 from govern.audit.signing import PrivateKey, new_private_key
-from govern.audit.statement import MetricRow, Threshold
 from govern.forget.measuring import DocumentChange, Measurements, MeasureRequest
 from govern.ids.pipeline import BuildConfig, build_ids
 from manifests import Manifest, open_manifest

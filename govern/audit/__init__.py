@@ -2,6 +2,7 @@
 
 records      frozen dataclasses, strict reading, RFC 8785, JSON Schema
 statement    the in-toto Statement: every field of a report
+measured     the part of it that has thresholds and what was measured
 disclosure   keyed hashes, and the names behind them
 verdict      thresholds and measurements -> PASSED, WARNED or FAILED
 signing      Ed25519 keys, DSSE envelopes

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from govern.audit.statement import DocumentLoss, KeptChange
+from govern.audit.measured import DocumentLoss, KeptChange
 
 WIDTH = 720.0
 _LEFT, _RIGHT = 190.0, 24.0

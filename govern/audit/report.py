@@ -17,8 +17,9 @@ import jinja2
 
 from govern.audit import charts
 from govern.audit.ledger import TreeHead, parse_head
+from govern.audit.measured import MetricRow, Phase, Threshold
 from govern.audit.report_file import Report
-from govern.audit.statement import MetricRow, Phase, Predicate, SelectedDocument, Threshold
+from govern.audit.statement import Predicate, SelectedDocument
 from govern.audit.verdict import compare
 
 MAX_ROWS = 100

@@ -17,15 +17,8 @@ import operator
 from collections.abc import Iterable
 from typing import Literal
 
-from govern.audit.statement import (
-    Blocks,
-    Mechanism,
-    MetricRow,
-    Predicate,
-    Threshold,
-    Verdict,
-    Verification,
-)
+from govern.audit.measured import MetricRow, Threshold, Verification
+from govern.audit.statement import Blocks, Mechanism, Predicate, Verdict
 
 Result = Literal["PASSED", "WARNED", "FAILED"]
 SEVERITY: dict[Result, int] = {"PASSED": 0, "WARNED": 1, "FAILED": 2}

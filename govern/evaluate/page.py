@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from govern.audit import charts as report_charts
+from govern.audit.measured import DocumentLoss, KeptChange
 from govern.audit.report import elide, short, show
-from govern.audit.statement import DocumentLoss, KeptChange
 from govern.evaluate.attacking import MARGIN, Verdict, verdicts
 from govern.evaluate.charts import extraction_chart
 from govern.evaluate.evaluating import Evaluation

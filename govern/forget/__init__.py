@@ -17,6 +17,7 @@
     call            arguments of one call, resolved; what it must not touch
     checkpoints     several checkpoints of one training in one call
     evidence        receipt + measurements -> statement (pure)
+    caveats         what the statement says that it does not cover (pure)
     tombstone       what the manifest remembers of it
     execute         select, plan, measure, erase, verify, measure, sign, record: `forget`
 

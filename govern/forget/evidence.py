@@ -15,6 +15,13 @@ from govern.audit.disclosure import (
     query_hmac,
     requester_hmac,
 )
+from govern.audit.measured import (
+    DocumentLoss,
+    KeptChange,
+    Structural,
+    StructuralCheck,
+    Verification,
+)
 from govern.audit.statement import (
     Algorithm,
     Allocation,
@@ -23,15 +30,12 @@ from govern.audit.statement import (
     Blocks,
     ChangedBlock,
     Declined,
-    DocumentLoss,
     FileDigest,
     Integrity,
-    KeptChange,
     Library,
     Mechanism,
     Operator,
     OptimizerState,
-    Outstanding,
     Predicate,
     QuotedIn,
     Request,
@@ -40,17 +44,14 @@ from govern.audit.statement import (
     SequenceBlocks,
     SequencePolicy,
     Statement,
-    Structural,
-    StructuralCheck,
     SubjectRequest,
-    Verification,
     subjects,
 )
 from govern.audit.verdict import decide
+from govern.forget import caveats
 from govern.forget.measuring import Measurements
 from govern.forget.pending import Job
 from govern.forget.plan import Plan
-from govern.forget.quoting import QUOTED_FROM
 from govern.forget.request import ForgetRequest
 from manifests.sequence_id import format_id
 from sinkmodel.erase import Check, EraseReceipt
@@ -61,36 +62,11 @@ _LIBRARIES = (
     "cryptography", "duckdb", "numpy", "pyarrow", "rfc8785", "safetensors", "securesystemslib",
     "torch", "transformers",
 )  # fmt: skip
-NOT_EXAMINED = (
-    "exports and quantised copies of the run",
-    "backups",
-    "outputs that the model gave before",
-)
-_OTHER_CHECKPOINTS = "other checkpoints of the same training"
 _BASIS: Mapping[str, Basis] = {
     "read": "read in full",
     "tree": "Merkle tree",
     "record": "record of training",
 }
-_LIMITS = {
-    "pooled": "Pooled sequences also trained the shared neurons every time: what these hold of "
-    "them is measured, not removed.",
-    "private": "Private sequences also trained the shared neurons in their first exposures: a "
-    "residual stays there; it is measured, not removed.",
-    "strict": "Strict sequences never trained the shared neurons; the run is as if it had not "
-    "trained on them, provided that the tokenizer saw none of their text.",
-}
-_GENERAL_LIMITS = (
-    "The statement is about these weights. It claims nothing about a topic, a fact or a style, and "
-    "nothing about legal compliance.",
-    "The same content may stand in documents that are no near-duplicates of the selected ones.",
-    "Attacks other than those listed under verification were not tried.",
-)
-_NOT_READ = (
-    "At the time of the erase only the files that say so were read in full; of the sink banks the "
-    "erased blocks and their neighbours were. `govern audit verify` reads every byte."
-)
-_UNMEASURED = "Behaviour was not measured: the evidence is structural only."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +154,10 @@ def make_statement(erased: Erased, disclosure: Disclosure) -> Statement:
         blocks=blocks,
         integrity=integrity,
         verification=verification,
-        limitations=_limitations(erased),
-        outstanding=_outstanding(erased),
+        limitations=caveats.limitations(
+            erased.plan, erased.receipt, measured=erased.measurements is not None
+        ),
+        outstanding=caveats.outstanding(erased.plan, None if erased.in_place else erased.source),
         verdict=decide(verification=verification, mechanism=mechanism, blocks=blocks),
         disclosure_sha256=disclosure.canonical_sha256(),
     )
@@ -317,16 +295,7 @@ def _integrity(erased: Erased) -> Integrity:
         optimizer_state=OptimizerState(
             present=receipt.optimizer_state, blocks_zeroed=receipt.optimizer_blocks
         ),
-        not_examined=(*NOT_EXAMINED, _other_checkpoints(erased)),
-    )
-
-
-def _other_checkpoints(erased: Erased) -> str:
-    if erased.checkpoints == 1:
-        return _OTHER_CHECKPOINTS
-    return (
-        f"{_OTHER_CHECKPOINTS}; the request names {erased.checkpoints} in all, each has a "
-        "statement of its own"
+        not_examined=caveats.not_examined(erased.checkpoints),
     )
 
 
@@ -380,52 +349,3 @@ def _kept(changes: Mapping[int, float], shares: Mapping[str, float]) -> tuple[Ke
         )
         for sequence_id, change in sorted(changes.items())
     )
-
-
-def _limitations(erased: Erased) -> tuple[str, ...]:
-    policies = {s.policy for s in erased.plan.sequences}
-    limits = [_LIMITS[policy] for policy in sorted(policies)]
-    if erased.plan.without_sinks:
-        limits.append(
-            f"{len(erased.plan.without_sinks)} selected sequences have policy shared: nothing was "
-            "erased for them, and nothing is claimed."
-        )
-    limits.append(_quotation_limit(erased.plan))
-    if erased.measurements is None:
-        limits.append(_UNMEASURED)
-    if any(file.basis != "read" for file in erased.receipt.files):
-        limits.append(_NOT_READ)
-    return (*limits, *_GENERAL_LIMITS)
-
-
-def _quotation_limit(plan: Plan) -> str:
-    if plan.quotations is None:
-        return "Nobody looked for other sequences that quote what was forgotten."
-    return (
-        f"{len(plan.quotations)} other sequences have at least {QUOTED_FROM:.0%} of the shingles "
-        "of a forgotten text: they were not erased. Shorter quotations were not looked for."
-    )
-
-
-def _outstanding(erased: Erased) -> tuple[Outstanding, ...]:
-    items = []
-    if not erased.in_place:
-        items.append(
-            Outstanding(
-                item="delete the source checkpoint, which still holds what was forgotten",
-                location=str(erased.source),
-            )
-        )
-    # No URI here: where each document is a file, its name is the document's.
-    files = len({document.uri for document in erased.plan.documents})
-    items.append(
-        Outstanding(
-            item=f"remove {len(erased.plan.documents)} documents from the corpus ({files} files)",
-            location="the uri that the manifest has for each document of the disclosure",
-        )
-    )
-    items += [
-        Outstanding(item=item, location="wherever the holder keeps them")
-        for item in ("exports and quantised copies", "backups")
-    ]
-    return tuple(items)

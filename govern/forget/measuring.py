@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from govern.audit.statement import MetricRow, Threshold
+from govern.audit.measured import MetricRow, Threshold
 from manifests import Manifest
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from govern.audit.statement import MetricRow, Threshold
+from govern.audit.measured import MetricRow, Threshold
 from govern.evaluate.probing import Chosen, load_reference, make_probes
 from govern.forget.measuring import DocumentChange, Measurements, MeasureRequest
 from sinkmodel.evaluate.probes import group_of

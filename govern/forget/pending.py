@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from govern.audit.disclosure import Disclosure
+from govern.audit.measured import Threshold
 from govern.audit.records import Record, Sha256, Utc, canonical, parse_canonical
 from govern.audit.signing import Envelope
-from govern.audit.statement import Threshold
 from govern.forget.plan import Plan
 from govern.forget.request import ForgetRequest
 from manifests.errors import InputError

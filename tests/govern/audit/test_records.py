@@ -15,10 +15,11 @@ from audit_world import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from govern.audit.measured import MetricRow
 from govern.audit.published import schemas
 from govern.audit.records import canonical, parse_canonical
 from govern.audit.report_file import Report
-from govern.audit.statement import MetricRow, Request, SequenceBlocks, Statement
+from govern.audit.statement import Request, SequenceBlocks, Statement
 from manifests.errors import IntegrityError
 
 DOCS = Path(__file__).parents[3] / "docs" / "schemas"

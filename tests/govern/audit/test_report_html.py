@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from govern.audit import charts, report
 from govern.audit.disclosure import Disclosure
+from govern.audit.measured import DocumentLoss, KeptChange
 from govern.audit.report import render_report
 from govern.audit.report_file import Report
 from govern.audit.signing import new_private_key, sign
-from govern.audit.statement import PAYLOAD_TYPE, DocumentLoss, KeptChange, Statement
+from govern.audit.statement import PAYLOAD_TYPE, Statement
 
 VOID = {"meta", "circle", "rect", "line", "path", "br"}
 HOSTILE = [

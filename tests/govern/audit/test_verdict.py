@@ -10,19 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from govern.audit.disclosure import disclosure_faults, keyed_hash
-from govern.audit.statement import (
-    Blocks,
-    Collateral,
-    Mechanism,
-    MetricRow,
-    SequencePolicy,
-    ShareLost,
-    Structural,
-    StructuralCheck,
-    Threshold,
-    Verdict,
-    Verification,
-)
+from govern.audit.measured import MetricRow, Structural, StructuralCheck, Threshold, Verification
+from govern.audit.statement import Blocks, Collateral, Mechanism, SequencePolicy, ShareLost, Verdict
 from govern.audit.verdict import SEVERITY, decide, understated
 
 ID = "sq-0000000000000001"

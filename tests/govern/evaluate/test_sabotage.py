@@ -15,17 +15,14 @@ import torch
 from evaluate_world import FORGOTTEN, EvaluateWorld
 from safetensors.torch import load_file, save_file
 
+from govern.audit.measured import MetricRow, Structural, Threshold, Verification
 from govern.audit.statement import (
     Allocation,
     Blocks,
     Collateral,
     Mechanism,
-    MetricRow,
     SequencePolicy,
-    Structural,
-    Threshold,
     Verdict,
-    Verification,
 )
 from govern.audit.verdict import decide
 from govern.forget.measuring import MeasureRequest
