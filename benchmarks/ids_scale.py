@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=260)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--engine", default="local", help="CPU seconds are then the driver's only")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     corpus = options.work / f"planted-{options.documents}-{options.words}.jsonl"
@@ -119,7 +120,9 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     watch = Stopwatch()
     watch.start()
-    config = BuildConfig(read=ReadOptions(keep=("owner",)), workers=options.workers)
+    config = BuildConfig(
+        read=ReadOptions(keep=("owner",)), workers=options.workers, engine=options.engine
+    )
     report = build_ids([corpus], out, config, watch)
     watch.end()
     usage = resource.getrusage(resource.RUSAGE_SELF)

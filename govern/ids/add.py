@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 from govern.engines import LOCAL, open_engine
 from govern.ids.corpus import ReadOptions, kept_type
 from govern.ids.inputs import Inputs, find_inputs
-from govern.ids.minhash import permutations
 from govern.ids.pipeline import (
     MEMORY,
     MEMORY_RANGE,
@@ -174,46 +173,26 @@ def add_documents(
     )
 
 
-def _read(
-    read: Inputs, manifest: Manifest, config: AddConfig, engine: Engine | None, progress: Progress
-) -> Ingested:
-    """The new documents, read by an engine's tasks or by threads."""
-    known, work = manifest.parameters, manifest.path / WORK_NAME
-    options = _read_options(known, config)
-    if engine:
-        from govern.ids.staged import Staged
-
-        return Staged(engine, work, progress).read(
-            read,
-            options,
-            ngram=known["ngram"],
-            num_perm=known["num_perm"],
-            seed=known["seed"],
-            durable=False,
-        )
-    from govern.ids.ingest import ingest
-
-    progress.stage("reading", None, "bytes")
-    return ingest(
-        read.files,
-        options,
-        work,
-        ngram=known["ngram"],
-        permutations=permutations(known["num_perm"], known["seed"]),
-        workers=config.workers,
-        advance=progress.advance,
-    )
-
-
 def _add(
     read: Inputs, manifest: Manifest, config: AddConfig, engine: Engine | None, progress: Progress
 ) -> dict[str, Any]:
     from govern.ids.amend import write_addition
     from govern.ids.settle import settle
+    from govern.ids.staged import Staged, read_inputs
     from govern.ids.stored import load_stored
 
     known = manifest.parameters
-    ingested = _read(read, manifest, config, engine, progress)
+    work = manifest.path / WORK_NAME
+    ingested = read_inputs(
+        read,
+        _read_options(known, config),
+        known,
+        work,
+        staged=Staged(engine, work, progress) if engine else None,
+        workers=config.workers,
+        durable=False,
+        progress=progress,
+    )
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
         require_documents(ingested.rejects, len(ingested.keys))
         stored = load_stored(manifest)

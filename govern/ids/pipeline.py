@@ -26,7 +26,7 @@ from govern.engines import LOCAL, open_engine
 from govern.ids.corpus import ReadOptions
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.lsh import BUCKET_CAP, PIVOTS
-from govern.ids.minhash import SCHEME, Banding, choose_banding, permutations
+from govern.ids.minhash import SCHEME, Banding, choose_banding
 from govern.ids.output import Begun, output
 from govern.ids.parts import MOST_ENGINE_TASKS, MOST_TASKS, PARTS_NAME, plan_tasks
 from govern.ids.rules import require_comparable
@@ -251,10 +251,19 @@ def _build(
 ) -> dict[str, Any]:
     # Compiled code is loaded here, so that a wrong path is refused without waiting for it.
     from govern.ids.first_tables import write_tables
-    from govern.ids.staged import Staged
+    from govern.ids.staged import Staged, read_inputs
 
     staged = Staged(engine, directory / WORK_NAME, progress) if engine else None
-    ingested = _read(found, directory, config, staged, progress)
+    ingested = read_inputs(
+        found,
+        config.read,
+        parameters(config),
+        directory / WORK_NAME,
+        staged=staged,
+        workers=config.workers,
+        durable=True,
+        progress=progress,
+    )
     with ingested.documents, ThreadPoolExecutor(config.workers) as pool:
         if not len(ingested.keys):
             # To go on from here could only find the same again.
@@ -298,38 +307,6 @@ def _build(
         "forgotten": decided.tombstones.num_rows,
         "text_bytes": ingested.text_bytes,
     }
-
-
-def _read(
-    found: Inputs,
-    directory: Path,
-    config: BuildConfig,
-    staged: Staged | None,
-    progress: Progress,
-) -> Ingested:
-    """The stage of reading, by an engine's tasks or by threads."""
-    from govern.ids.ingest import ingest
-
-    if staged:
-        return staged.read(
-            found,
-            config.read,
-            ngram=config.ngram,
-            num_perm=config.num_perm,
-            seed=config.seed,
-            durable=True,
-        )
-    progress.stage("reading", None, "bytes")
-    return ingest(
-        found.files,
-        config.read,
-        directory / WORK_NAME,
-        ngram=config.ngram,
-        permutations=permutations(config.num_perm, config.seed),
-        workers=config.workers,
-        advance=progress.advance,
-        durable=True,
-    )
 
 
 def _decide(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,9 +29,9 @@ import numpy.typing as npt
 from govern.engines.base import Engine
 from govern.ids.corpus import ReadOptions
 from govern.ids.exchange import FENCE_NAME, Groups, Indices, Place
-from govern.ids.ingest import Ingested, collect
+from govern.ids.ingest import Ingested, collect, ingest
 from govern.ids.inputs import Inputs
-from govern.ids.minhash import Banding
+from govern.ids.minhash import Banding, permutations
 from govern.ids.parts import MOST_ENGINE_TASKS, PARTS_NAME, Part, plan_tasks, published
 from govern.ids.settle import NOT_A_DOCUMENT, Settled
 from govern.ids.tasks import (
@@ -79,14 +79,7 @@ class Staged:
         atomic_write(self._place.work / FENCE_NAME, self._place.mark.encode())
 
     def read(
-        self,
-        found: Inputs,
-        options: ReadOptions,
-        *,
-        ngram: int,
-        num_perm: int,
-        seed: int,
-        durable: bool,
+        self, found: Inputs, options: ReadOptions, parameters: Mapping[str, Any], *, durable: bool
     ) -> Ingested:
         """Read, sketch and store a corpus: what `ingest` does, by tasks."""
         place = self._place
@@ -101,9 +94,9 @@ class Staged:
                 extractors=found.extractors,
                 folder=str(Path.cwd()),
                 options=options,
-                ngram=ngram,
-                num_perm=num_perm,
-                seed=seed,
+                ngram=parameters["ngram"],
+                num_perm=parameters["num_perm"],
+                seed=parameters["seed"],
                 durable=durable,
             )
             for task in tasks
@@ -125,7 +118,7 @@ class Staged:
                 )
         self._parts = [published(place.work / PARTS_NAME, task) for task in tasks]
         parts = [part for several in self._parts for part in several]
-        return collect(parts, place.work, num_perm)
+        return collect(parts, place.work, parameters["num_perm"])
 
     def link(self, settled: Settled, banding: Banding, threshold: float) -> tuple[Links, int]:
         """Candidate pairs and their verification.
@@ -254,6 +247,44 @@ class Staged:
                     yield Links(**file.read(0))
 
         return stored_links(links(), self._place.work), candidates
+
+
+def read_inputs(
+    found: Inputs,
+    options: ReadOptions,
+    parameters: Mapping[str, Any],
+    work: Path,
+    *,
+    staged: Staged | None,
+    workers: int,
+    durable: bool,
+    progress: Progress,
+) -> Ingested:
+    """Read, sketch and store a corpus, by an engine's tasks or by threads.
+
+    Args:
+        found: The corpus.
+        options: How records are read.
+        parameters: ngram, num_perm and seed of the signatures.
+        work: The working folder.
+        staged: The stages on an engine; None for threads.
+        workers: Threads.
+        durable: Whether what was read must outlive the machine's power.
+        progress: Told about the stage.
+    """
+    if staged:
+        return staged.read(found, options, parameters, durable=durable)
+    progress.stage("reading", None, "bytes")
+    return ingest(
+        found.files,
+        options,
+        work,
+        ngram=parameters["ngram"],
+        permutations=permutations(parameters["num_perm"], parameters["seed"]),
+        workers=workers,
+        advance=progress.advance,
+        durable=durable,
+    )
 
 
 def _lost(what: str, path: Path, expected: int, found: int) -> EngineError:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_world import SMALL_PARTS, build, crowded
+
+from govern.engines.local import Processes
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +21,14 @@ def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return crowded(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    """Two processes for all tests: each takes a second to begin."""
+    engine = Processes(2)
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture(scope="session")

@@ -131,13 +131,6 @@ def test_spark_connect_has_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "found Spark Connect, which has no tasks; give the master's own address" in said
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Processes]:
-    engine = Processes(2)
-    yield engine
-    engine.stop()
-
-
 def test_results_come_in_order(processes: Processes) -> None:
     ended: list[int] = []
     assert processes.run("s", squares, WORK, ended.append) == [0, 1, 4, 9, 16]

@@ -23,6 +23,7 @@ from engine_world import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from govern.engines.local import Processes
 from govern.ids.add import AddConfig, add_documents
 from govern.ids.lsh import pairs_of_band, split_pairs
 from govern.ids.pipeline import BuildConfig, build_ids
@@ -69,12 +70,15 @@ def test_clusters_give_the_bytes_of_threads(
     assert tree_bytes(tmp_path / "m") == tree_bytes(whole)
 
 
-def test_relative_inputs(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_inputs(
+    tmp_path: Path, corpus: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker begins elsewhere; the manifest still names files as the user did."""
     monkeypatch.chdir(corpus.parent)
     relative = corpus.relative_to(corpus.parent)
     for engine in ("local", "processes"):
-        build_ids([relative], tmp_path / engine, BuildConfig(read=READ, engine=engine, workers=1))
+        with used(processes if engine == "processes" else None):
+            build_ids([relative], tmp_path / engine, BuildConfig(read=READ, engine=engine))
     assert tree_bytes(tmp_path / "local") == tree_bytes(tmp_path / "processes")
 
 
