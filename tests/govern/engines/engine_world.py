@@ -18,6 +18,9 @@ from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, BuildReport, build_ids
 
 __all__ = ["edited", "planted", "prose", "tree_bytes", "write_jsonl"]
+# Few permutations, so few bands: a build has a task for each.
+FEW: dict[str, Any] = {"workers": 2, "threshold": 0.8, "num_perm": 32}
+BANDS = BuildConfig(**FEW).banding.bands
 READ = ReadOptions(source="s", keep=("owner",), batch_rows=40)
 SMALL_PARTS = "govern.ids.parts.PART_BYTES"
 
@@ -60,7 +63,7 @@ def used(engine: Any) -> Iterator[None]:
 def build(
     corpus: Path, out: Path, engine: str = "local", *, resume: bool = False, **options: Any
 ) -> BuildReport:
-    config = BuildConfig(read=READ, **{"workers": 2, "engine": engine, **options})
+    config = BuildConfig(read=READ, **{**FEW, "engine": engine, **options})
     return build_ids([corpus], out, config, resume=resume)
 
 

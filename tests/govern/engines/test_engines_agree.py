@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_world import (
+    BANDS,
+    FEW,
     READ,
     SMALL_PARTS,
     Inline,
@@ -48,9 +50,8 @@ def test_tasks_give_the_bytes_of_threads(
     monkeypatch.setattr("govern.ids.tasks.PAIRS_PER_SAMPLE", sample)
     monkeypatch.setattr("govern.ids.staged.PAIRS_PER_RANGE", ranges)
     ran = [stage for stage, _ in staged(corpus, tmp_path / "m")]
-    bands = BuildConfig().banding.bands
     assert ran.count("reading") == ran.count("keys") == 3
-    assert ran.count("pairs") == bands * (splits or 1)
+    assert ran.count("pairs") == BANDS * (splits or 1)
     assert (ran.count("links") > 5) == (splits is not None)
     assert tree_bytes(tmp_path / "m") == tree_bytes(whole)
 
@@ -78,7 +79,7 @@ def test_relative_inputs(
     relative = corpus.relative_to(corpus.parent)
     for engine in ("local", "processes"):
         with used(processes if engine == "processes" else None):
-            build_ids([relative], tmp_path / engine, BuildConfig(read=READ, engine=engine))
+            build_ids([relative], tmp_path / engine, BuildConfig(read=READ, engine=engine, **FEW))
     assert tree_bytes(tmp_path / "local") == tree_bytes(tmp_path / "processes")
 
 
@@ -86,7 +87,7 @@ def test_inputs_by_url(tmp_path: Path, corpus: Path) -> None:
     urls = [f"file://{path}" for path in sorted(corpus.iterdir())]
     for engine in ("local", "processes"):
         with used(Inline() if engine == "processes" else None):
-            build_ids(urls, tmp_path / engine, BuildConfig(read=READ, engine=engine))
+            build_ids(urls, tmp_path / engine, BuildConfig(read=READ, engine=engine, **FEW))
     assert tree_bytes(tmp_path / "local") == tree_bytes(tmp_path / "processes")
 
 
