@@ -19,6 +19,7 @@
     first_tables  all tables of a first snapshot
     tasks         the same stages as tasks from files to files; exchange: the files between them
     staged        these tasks on an engine, counted between any two stages
+    progress      who wants to know how far it is; refusals: what builds and additions refuse alike
     output        the manifest's directory while it is built; what an unfinished build keeps
     pipeline      the stages in order: `build_ids`
     stored        a manifest as arrays

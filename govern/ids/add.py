@@ -27,15 +27,9 @@ import pyarrow.compute as pc
 from govern.engines import LOCAL, open_engine
 from govern.ids.corpus import ReadOptions, kept_type
 from govern.ids.inputs import Inputs, find_inputs
-from govern.ids.pipeline import (
-    MEMORY,
-    MEMORY_RANGE,
-    Progress,
-    Silent,
-    held_pairs,
-    require_documents,
-    require_within,
-)
+from govern.ids.pipeline import MEMORY, MEMORY_RANGE, held_pairs
+from govern.ids.progress import Progress, Silent
+from govern.ids.refusals import require_documents, require_within
 from govern.ids.rules import require_rules, require_shingles
 from manifests.errors import InputError
 from manifests.files import writer_lock

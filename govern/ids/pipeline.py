@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +29,9 @@ from govern.ids.lsh import BUCKET_CAP, PIVOTS
 from govern.ids.minhash import SCHEME, Banding, choose_banding
 from govern.ids.output import Begun, output
 from govern.ids.parts import MOST_ENGINE_TASKS, MOST_TASKS, PARTS_NAME, plan_tasks
+from govern.ids.progress import Progress, Silent
+from govern.ids.refusals import require_documents, require_within
 from govern.ids.rules import require_comparable
-from manifests.errors import InputError
 from manifests.index import InputFile, Snapshot
 from manifests.reader import open_manifest
 from manifests.writer import WORK_NAME, commit, make_index
@@ -52,26 +53,6 @@ _BYTES_PER_PAIR = 4 * 64
 
 MEMORY = 4 * 10**9
 MEMORY_RANGE = (10**8, 10**15)
-
-
-class Progress(Protocol):
-    """Who wants to know how far a build is."""
-
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        """A stage begins; `total` units of work, if known."""
-
-    def advance(self, amount: int) -> None:
-        """So much more of it is done."""
-
-
-class Silent:
-    """A `Progress` that says nothing."""
-
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Nothing."""
-
-    def advance(self, amount: int) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,41 +368,6 @@ def _verified(
     return verify(sets, pieces, config.threshold, work, pool, config.workers, progress.advance)
 
 
-def require_within(option: str, value: float, low: float, high: float) -> None:
-    """Refuse an option's value outside its range.
-
-    Raises:
-        InputError: It is outside.
-    """
-    if not low <= value <= high:
-        raise InputError(
-            f"{option} {value}",
-            expected=f"a number from {low} to {high}",
-            found="one outside",
-            remedy="choose one within",
-        )
-
-
 def held_pairs(memory: int) -> int:
     """How many candidate pairs `memory` bytes allow at a time."""
     return max(1, memory // _BYTES_PER_PAIR)
-
-
-def require_documents(rejects: pa.Table, n_documents: int) -> None:
-    """Refuse a corpus without any usable record.
-
-    Raises:
-        InputError: There is none; names the most frequent reason.
-    """
-    if n_documents:
-        return
-    found = "no records"
-    if rejects.num_rows:
-        reason = Counter(rejects["reason"].to_pylist()).most_common(1)[0][0]
-        found = f"{rejects.num_rows} records, none usable (most often {reason})"
-    raise InputError(
-        "corpus",
-        expected="at least one record with text",
-        found=found,
-        remedy="check --text-field, and that these are the right files",
-    )

@@ -21,7 +21,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from govern.ids.ingest import Ingested, collect, ingest
 from govern.ids.inputs import Inputs
 from govern.ids.minhash import Banding, permutations
 from govern.ids.parts import MOST_ENGINE_TASKS, PARTS_NAME, Part, plan_tasks, published
+from govern.ids.progress import Progress
 from govern.ids.settle import NOT_A_DOCUMENT, Settled
 from govern.ids.tasks import (
     CUTS_NAME,
@@ -50,9 +51,6 @@ from govern.ids.tasks import (
 from govern.ids.verify import Links, stored_links
 from manifests.errors import EngineError
 from manifests.files import atomic_write, canonical_json
-
-if TYPE_CHECKING:
-    from govern.ids.pipeline import Progress
 
 # Texts of a bucket: a worker takes about 50 bytes for each.
 TEXTS_PER_BUCKET = 1 << 24
