@@ -122,6 +122,8 @@ def rows_near(
         shared = (fixed_rows(page, "<u4") == halves).any(axis=1)
         found.append(page.first + np.flatnonzero(shared))
     rows = np.concatenate(found)
+    if not len(rows):
+        return rows, np.zeros(0)
     estimates = (signature_rows(manifest)[rows] == sketched.signatures[0]).mean(axis=1)
     near = estimates >= least
     return rows[near], estimates[near]
@@ -132,8 +134,21 @@ def _similar(manifest: Manifest, text: str) -> list[tuple[int, float]]:
     rows, estimates = rows_near(
         manifest, sketch_for(manifest, text), manifest.parameters["threshold"]
     )
-    ids = manifest.table("documents", ["sequence_id"])["sequence_id"].take(pa.array(rows))
-    return list(zip(ids.to_pylist(), estimates.tolist(), strict=True))
+    return list(zip(_sequence_ids(manifest, rows).tolist(), estimates.tolist(), strict=True))
+
+
+def _sequence_ids(manifest: Manifest, rows: Indices) -> Indices:
+    """The sequence of some rows of `documents`, reading only the files that hold them."""
+    import pyarrow.parquet as pq
+
+    from govern.ids.store import split_rows
+
+    ends = np.cumsum([0, *(entry.rows for entry in manifest.index.tables["documents"])])
+    ids = np.empty(len(rows), dtype=np.int64)
+    for file, places, within in split_rows(rows, ends):
+        found = pq.read_table(manifest.files("documents")[file], columns=["sequence_id"])
+        ids[places] = found["sequence_id"].to_numpy()[within]
+    return ids
 
 
 def _unusable(what: str, found: str) -> InputError:

@@ -6,12 +6,13 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from corpora import planted, prose, write_jsonl
 
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
-from govern.ids.search import find_text
+from govern.ids.search import find_text, rows_like, rows_near, sketch_for
 from govern.ids.texts import read_texts
 from manifests import Manifest, open_manifest
 from manifests.errors import InputError
@@ -87,3 +88,23 @@ def test_find_text(manifest: Manifest) -> None:
         find_text(manifest, b"\xff")
     with pytest.raises(InputError, match="nothing but white space"):
         find_text(manifest, b" \n")
+
+
+def test_near_rows_are_those_rows_that_share_a_band(manifest: Manifest) -> None:
+    """Against all signatures, cut into bands in plain words; below the threshold some are missed."""
+    rows = int(manifest.parameters["rows"])
+    stored = [
+        np.frombuffer(s, "<u4") for s in manifest.table("signatures")["signature"].to_pylist()
+    ]
+    missed = 0
+    for document in range(1000, 1012):
+        sketched = sketch_for(manifest, f"{prose(document)} and more {prose(document + 1)[:90]}")
+        own = sketched.signatures[0].reshape(-1, rows)
+        for least in (0.05, 0.7):
+            alike, estimates = rows_like(manifest, sketched, least)
+            shares = [bool((stored[r].reshape(-1, rows) == own).all(axis=1).any()) for r in alike]
+            missed += len(shares) - sum(shares)
+            near, close = rows_near(manifest, sketched, least)
+            assert near.tolist() == alike[shares].tolist()
+            assert close.tolist() == estimates[shares].tolist()
+    assert missed
