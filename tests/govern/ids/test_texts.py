@@ -91,7 +91,7 @@ def test_find_text(manifest: Manifest) -> None:
 
 
 def test_near_rows_are_those_rows_that_share_a_band(manifest: Manifest) -> None:
-    """Against all signatures, cut into bands in plain words; below the threshold some are missed."""
+    """Against all signatures cut into bands; far below the threshold some are missed."""
     rows = int(manifest.parameters["rows"])
     stored = [
         np.frombuffer(s, "<u4") for s in manifest.table("signatures")["signature"].to_pylist()
