@@ -32,7 +32,7 @@ _OBJECTS = 100 << 20  # bytes: arguments and results are small
 
 @contextmanager
 def connect(address: str | None, workers: int) -> Iterator[Ray]:
-    """A Ray cluster: the one at `address` (`auto`, `host:port`, `ray://host:port`), or a new one.
+    """A Ray cluster: the one at `address` (`auto` or `host:port`), or a new one.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -71,11 +72,10 @@ def _context(master: str, wait: float | None) -> Any:
     if not found:
         raise unreachable(master, f"no answer within {wait:.0f} s")
     if isinstance(found[0], Exception):
-        said = str(found[0]).splitlines() or [type(found[0]).__name__]
         raise EngineError(
             f"--engine spark at {master}",
             expected="a Spark cluster that can be used",
-            found=said[-1] if "Java" not in said[0] else said[0],
+            found=_reason(found[0]),
             remedy="see that Java 17 or later is installed and the master is right",
         ) from found[0]
     return found[0]
@@ -83,6 +83,7 @@ def _context(master: str, wait: float | None) -> Any:
 
 def _begin(master: str) -> Any:
     from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
 
     settings = {
         "spark.ui.enabled": "false",
@@ -98,7 +99,9 @@ def _begin(master: str) -> Any:
     for name, value in settings.items():
         if not conf.contains(name):
             conf.set(name, value)
-    return SparkContext(conf=conf)
+    # Java and Spark greet with some lines before Spark's own level of logging holds.
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return SparkContext(gateway=launch_gateway(conf, silent), conf=conf)
 
 
 class Together:
@@ -193,8 +196,6 @@ class Spark:
 
 def _reason(error: Exception) -> str:
     """The line of a Java error that says what happened."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "Job aborted" in line:
-            return line.partition(": ")[2] or line
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip(": ") for line in str(error).splitlines() if line.strip(": ")]
+    telling = [line for line in lines if not line.startswith("An error occurred while calling")]
+    return next(iter(telling or lines), type(error).__name__)
