@@ -29,7 +29,7 @@ from govern.ids.corpus import ReadOptions, kept_type
 from govern.ids.inputs import Inputs, find_inputs
 from govern.ids.pipeline import MEMORY, MEMORY_RANGE, held_pairs
 from govern.ids.progress import Progress, Silent
-from govern.ids.refusals import require_documents, require_within
+from govern.ids.refusals import require_countable, require_documents, require_within
 from govern.ids.rules import require_rules, require_shingles
 from manifests.errors import InputError
 from manifests.files import writer_lock
@@ -251,6 +251,7 @@ def _decide(
     work = manifest.path / WORK_NAME
     sets = build_sets(ingested, settled.document_of, work / "sets.u64")
     union = unite(stored.content, np.asarray(ingested.content)[settled.document_of])
+    require_countable(len(union.rank), "build a manifest of its own for them")
     fresh = np.flatnonzero(union.fresh)
     new = NewTexts(
         signatures=ingested.signatures,

@@ -30,7 +30,7 @@ from govern.ids.minhash import SCHEME, Banding, choose_banding
 from govern.ids.output import Begun, output
 from govern.ids.parts import MOST_ENGINE_TASKS, MOST_TASKS, PARTS_NAME, plan_tasks
 from govern.ids.progress import Progress, Silent
-from govern.ids.refusals import require_documents, require_within
+from govern.ids.refusals import require_countable, require_documents, require_within
 from govern.ids.rules import require_comparable
 from manifests.index import InputFile, Snapshot
 from manifests.reader import open_manifest
@@ -312,6 +312,7 @@ def _decide(
         links, candidates = staged.link(settled, config.banding, config.threshold)
         sets = build_sets(ingested, settled.document_of, work / "sets.u64")
     else:
+        require_countable(len(texts), "build it with --engine processes, ray or spark")
         runs = _pair_runs(ingested, settled, work, config, pool, progress)
         sets = build_sets(ingested, settled.document_of, work / "sets.u64")
         links, candidates = _verified(sets, runs, work, config, pool, progress)

@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from manifests.errors import InputError
 
+_MOST_TEXTS = 1 << 32
+
 
 def require_within(option: str, value: float, low: float, high: float) -> None:
     """Refuse an option's value outside its range.
@@ -42,3 +44,18 @@ def require_documents(rejects: pa.Table, n_documents: int) -> None:
         found=found,
         remedy="check --text-field, and that these are the right files",
     )
+
+
+def require_countable(texts: int, remedy: str) -> None:
+    """Refuse more texts than the 32 bits have numbers in which pairs are packed.
+
+    Raises:
+        InputError: There are more.
+    """
+    if texts > _MOST_TEXTS:
+        raise InputError(
+            "corpus",
+            expected=f"at most {_MOST_TEXTS:,} distinct texts",
+            found=f"{texts:,}",
+            remedy=remedy,
+        )

@@ -19,7 +19,7 @@ from kill_points import ended, forked
 
 from govern.ids import tasks
 from govern.ids.exchange import Groups
-from manifests.errors import EngineError, GovernError
+from manifests.errors import EngineError, GovernError, InputError
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -305,6 +305,16 @@ def test_threads_go_on_with_what_tasks_read(tmp_path: Path, corpus: Path, whole:
     assert len(stamps) > 6
     build(corpus, tmp_path / "m", resume=True)
     assert tree_bytes(tmp_path / "m") == tree_bytes(whole)
+
+
+def test_more_texts_than_threads_can_number(
+    tmp_path: Path, corpus: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("govern.ids.refusals._MOST_TEXTS", 50)
+    with pytest.raises(InputError, match="at most 50 distinct texts") as stop:
+        build(corpus, tmp_path / "m")
+    assert str(stop.value).endswith("; build it with --engine processes, ray or spark")
+    finish(corpus, tmp_path / "m", whole)
 
 
 def test_groups_say_what_they_are_not(tmp_path: Path) -> None:
