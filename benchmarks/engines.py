@@ -3,15 +3,17 @@
     python benchmarks/engines.py --work DIR --documents 1000000 --words 260 local:1 local:2 ray:2
 
 Every build is a process of its own. Prints a row of a table for each: wall seconds of the command;
-of these the seconds until it began to read (interpreter, imports, cluster); the greatest memory of
-the command and all processes below it, as proportional set size (a page that n of them share counts
-as 1/n), anonymous memory and mapped files apart; and whether the digest is that of the first row.
+of these the seconds until it began to read (interpreter, imports, cluster); processor seconds of
+the command and all processes below it, as they were last seen; their greatest memory, as
+proportional set size (a page that n of them share counts as 1/n), anonymous memory and mapped files
+apart; how many there were; and the beginning of the manifest's digest, which must be the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,10 +30,11 @@ _EVERY = 0.5  # seconds between two looks at the memory
 
 
 @dataclass
-class Memory(threading.Thread):
-    """The greatest memory of a process and all below it, in kB."""
+class Usage(threading.Thread):
+    """The greatest memory of a process and all below it, in kB, and their processor seconds."""
 
     process: int
+    seconds: dict[int, float] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=lambda: {"Pss": 0, "Pss_Anon": 0})
     processes: int = 0
 
@@ -47,6 +50,7 @@ class Memory(threading.Thread):
                 count += 1
                 try:
                     lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+                    self.seconds[number] = processor_seconds(number)
                 except OSError:
                     continue
                 for line in lines:
@@ -56,6 +60,12 @@ class Memory(threading.Thread):
             self.processes = max(self.processes, count)
             self.peak = {name: max(seen, sums[name]) for name, seen in self.peak.items()}
             time.sleep(_EVERY)
+
+
+def processor_seconds(process: int) -> float:
+    """User and system time of a process that lives, without its children's."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def family(process: int) -> Iterator[int]:
@@ -100,8 +110,8 @@ def measure(corpus: Path, work: Path, engine: str, workers: int) -> str:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    memory = Memory(process.pid)
-    memory.start()
+    usage = Usage(process.pid)
+    usage.start()
     while not (out / ".work").exists() and process.poll() is None:
         time.sleep(0.01)
     start = time.perf_counter() - begin
@@ -110,10 +120,10 @@ def measure(corpus: Path, work: Path, engine: str, workers: int) -> str:
     if process.returncode:
         raise SystemExit(f"{engine} ended with {process.returncode}")
     report = json.loads(said)
-    total, anonymous = (memory.peak[name] / 1e6 for name in ("Pss", "Pss_Anon"))
+    total, anonymous = (usage.peak[name] / 1e6 for name in ("Pss", "Pss_Anon"))
     print(
-        f"| {engine} | {workers} | {wall:.1f} | {start:.1f} | {anonymous:.2f} | "
-        f"{total - anonymous:.2f} | {total:.2f} | {memory.processes} | {report['digest'][:16]} |",
+        f"| {engine} | {workers} | {wall:.1f} | {start:.1f} | {sum(usage.seconds.values()):.1f} | "
+        f"{anonymous:.2f} | {total:.2f} | {usage.processes} | {report['digest'][:16]} |",
         flush=True,
     )
     shutil.rmtree(out)
@@ -134,7 +144,7 @@ def main() -> None:
     digests = set()
     if options.engines:
         print(
-            "| engine | workers | wall s | start-up s | anonymous GB | mapped GB | peak GB | "
+            "| engine | workers | wall s | start-up s | CPU s | anonymous GB | with mapped GB | "
             "processes | digest |"
         )
     for one in options.engines:
