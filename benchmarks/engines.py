@@ -29,7 +29,7 @@ _FILES = 8
 _EVERY = 0.5  # seconds between two looks at the memory
 
 
-@dataclass
+@dataclass(eq=False)
 class Usage(threading.Thread):
     """The greatest memory of a process and all below it, in kB, and their processor seconds."""
 
