@@ -41,11 +41,14 @@ _BLOOM = ("doc_id", "doc_id_a", "doc_id_b", "sha256")
 # Random bytes: compressing them costs time and saves nothing.
 _INCOMPRESSIBLE = ("signature", "bands", "sha256", "content", "shingles")
 # Names and IDs of few documents are wanted out of many: pages that are quickly read, at the cost
-# of a seventh more room. `sequence_id` is sorted and nearly unique, so a dictionary of it is none.
+# of a seventh more room.
 _QUICK_PAGE_BYTES = 16_384
 # Numbers of texts that grow, or that differ from their neighbours by little.
 _DELTAS = ("text_a", "text_b")
-_LARGEST_DICTIONARY = 1 << 24
+# Values that hardly ever come twice in a row group: a dictionary of them costs time and room.
+_UNIQUE = ("sequence_id", "row", "representative_doc_id", *_BLOOM)
+# Bytes: a column of owners keeps its dictionary, one of long and unique values gives it up.
+_LARGEST_DICTIONARY = 1 << 22
 
 
 def rows_per_file(table: str) -> int:
@@ -115,12 +118,12 @@ class TableWriter:
         """How columns are stored."""
         names = self._schema.names
         quick = self._table == "documents"
-        plain = (*_INCOMPRESSIBLE, *(("sequence_id",) if quick else ()))
+        plain = (*_INCOMPRESSIBLE, "sequence_id")
+        single = (*plain, *_UNIQUE, *_DELTAS)
         codec = "lz4" if quick else "zstd"
         return {
             "compression": {n: "none" if n in plain else codec for n in names},
-            # A dictionary of unique values costs time and saves nothing.
-            "use_dictionary": [n for n in names if n not in (*plain, *_BLOOM, *_DELTAS)],
+            "use_dictionary": [n for n in names if n not in single],
             "dictionary_pagesize_limit": _LARGEST_DICTIONARY,
             "column_encoding": {n: "DELTA_BINARY_PACKED" for n in _DELTAS if n in names},
             "write_statistics": [n for n in names if n not in _INCOMPRESSIBLE],
