@@ -24,6 +24,7 @@ from govern.ids.corpus import BEGINNING, CorpusBatch, ReadOptions, read_files
 from govern.ids.distinct import distinct_hashes
 from govern.ids.inputs import CorpusFile
 from govern.ids.minhash import Permutations
+from govern.ids.names import Names
 from govern.ids.parts import (
     PARTS_NAME,
     Part,
@@ -51,6 +52,7 @@ class Ingested:
 
     Attributes:
         documents: source, doc_id, uri, row, start, end, n_bytes, n_words, sha256 and kept columns.
+        names: source and doc_id once more, for looking up many.
         rejects: Columns of `manifests.schema.REJECTS`.
         keys: uint64 [n, 2], BLAKE2b-128 of (source, doc_id): identity without the strings.
         content: uint64 [n, 4], SHA-256 of the normalised text as big-endian words.
@@ -62,6 +64,7 @@ class Ingested:
     """
 
     documents: DocumentStore
+    names: Names
     rejects: pa.Table
     keys: npt.NDArray[np.uint64]
     content: npt.NDArray[np.uint64]
@@ -130,23 +133,24 @@ def collect(parts: Sequence[Part], directory: Path, num_perm: int) -> Ingested:
     for part in parts:
         part.require_whole()
     documents = DocumentStore([part.path / "documents.arrow" for part in parts], COMPUTED)
-    arrays = {}
-    for name, width in (("key", 2), ("content", 4)):
-        with closing(ArrayFile(directory / f"{name}.u64", np.uint64, width)) as file:
-            for column in documents.column(name):
-                file.append(fixed_rows(column, np.uint64, width))
-            arrays[name] = file.finish()
-    documents.release()
+    with (
+        closing(ArrayFile(directory / "key.u64", np.uint64, 2)) as keys,
+        closing(ArrayFile(directory / "content.u64", np.uint64, 4)) as content,
+    ):
+        for key, sha256 in documents.once("key", "content"):
+            keys.append(fixed_rows(key, np.uint64, 2))
+            content.append(fixed_rows(sha256, np.uint64, 4))
+        arrays = {"keys": keys.finish(), "content": content.finish()}
     return Ingested(
+        **arrays,
         documents=documents,
+        names=Names(documents.once("source", "doc_id"), directory),
         rejects=pa.concat_tables(part.rejects() for part in parts),
-        keys=arrays["key"],
-        content=arrays["content"],
         signatures=ChunkedRows(
             [fixed_rows(c, np.uint32, num_perm) for c in documents.column("signature")],
             np.uint32,
             num_perm,
-            documents.release,
+            documents.leave,
         ),
         hashes=values_and_offsets(documents),
         kinds=tuple(

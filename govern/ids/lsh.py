@@ -163,7 +163,7 @@ def spill_pairs(
         pairs.sort()
         file = ArrayFile(directory / f"pairs-{band}.u64", np.uint64)
         file.append(pairs)
-        release(keys)
+        release(keys[band])
         return file.finish()
 
     runs = []
@@ -173,12 +173,15 @@ def spill_pairs(
     return runs
 
 
-def merge_pairs(runs: list[Pairs], held: int) -> Iterator[Pairs]:
+def merge_pairs(
+    runs: list[Pairs], held: int, pool: ThreadPoolExecutor | None = None
+) -> Iterator[Pairs]:
     """The pairs of all bands, each once, ascending, in pieces.
 
     Args:
         runs: The pairs of each band, ascending.
         held: About how many pairs (with those that several bands have) a piece may hold.
+        pool: Threads, one of which merges the next piece meanwhile; without them the caller's does.
     """
     total = sum(map(len, runs))
     cuts = np.zeros(0, dtype=np.uint64)
@@ -188,14 +191,16 @@ def merge_pairs(runs: list[Pairs], held: int) -> Iterator[Pairs]:
         sample = np.sort(np.concatenate([run[::step] for run in runs]))
         cuts = np.unique(sample[:: max(1, len(sample) // (total // held + 1))][1:])
     places = [[0, *np.searchsorted(run, cuts).tolist(), len(run)] for run in runs]
-    for piece in range(len(cuts) + 1):
-        pairs = distinct(
-            [run[at[piece] : at[piece + 1]] for run, at in zip(runs, places, strict=True)]
-        )
-        for run in runs:
-            release(run)
-        if len(pairs):
-            yield pairs
+
+    def work(piece: int) -> Pairs:
+        parts = [run[at[piece] : at[piece + 1]] for run, at in zip(runs, places, strict=True)]
+        pairs = distinct(parts)
+        for part in parts:
+            release(part)
+        return pairs
+
+    numbers = range(len(cuts) + 1)
+    yield from filter(len, ordered_map(pool, work, numbers, 1) if pool else map(work, numbers))
 
 
 def distinct(parts: Sequence[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:

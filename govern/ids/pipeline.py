@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from govern.ids.tables import Assigned
     from govern.ids.verify import Links
 
-# Of a candidate pair while it is merged and verified: copies of it, its texts, its similarity; and
-# the pairs may take a quarter of the memory.
-_BYTES_PER_PAIR = 4 * 64
+# Of a candidate pair while it is verified and one of the next piece merged: copies of both, texts,
+# similarity; and the pairs may take a quarter of the memory.
+_BYTES_PER_PAIR = 4 * 80
 
 
 MEMORY = 4 * 10**9
@@ -260,6 +260,7 @@ def _build(
             decided.links,
             reserve=config.reserve,
             tombstones=decided.tombstones,
+            pool=pool,
             advance=progress.advance,
         )
     rejected = Counter(ingested.rejects["reason"].to_pylist())
@@ -304,6 +305,7 @@ def _decide(
     from govern.ids.forgotten import find_forgotten
     from govern.ids.sets import build_sets
     from govern.ids.settle import settle
+    from govern.ids.store import release
     from govern.ids.tables import Assigned
 
     settled = settle(ingested)
@@ -318,6 +320,8 @@ def _decide(
         links, candidates = _verified(sets, runs, work, config, pool, progress)
     clusters = cluster(len(texts), links)
     ids = assign_ids(ingested.content[settled.document_of], clusters.representative)
+    for array in (*vars(links).values(), ingested.content):
+        release(array)
     assigned = Assigned(
         ingested=ingested,
         settled=settled,
@@ -365,7 +369,7 @@ def _verified(
     from govern.ids.verify import verify
 
     progress.stage("verifying pairs", None, "pairs")
-    pieces = merge_pairs(runs, held=held_pairs(config.memory))
+    pieces = merge_pairs(runs, held_pairs(config.memory), pool)
     return verify(sets, pieces, config.threshold, work, pool, config.workers, progress.advance)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.assign import reserved
+from govern.ids.names import encode
 from manifests import schema
 
 Indices = npt.NDArray[np.int64]
@@ -52,13 +53,8 @@ def sum_documents(ids: Indices, sources: npt.NDArray[np.int32], n_bytes: Indices
 def source_codes(columns: Iterable[pa.Array]) -> npt.NDArray[np.int32]:
     """A number for each row's source; which number depends on the order, equality does not."""
     codes: dict[str, int] = {}
-    parts = [np.zeros(0, dtype=np.int32)]
-    for column in columns:
-        encoded = column.dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        local = np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32)
-        parts.append(local[encoded.indices.to_numpy()])
-    return np.concatenate(parts)
+    parts = [encode(column, codes) for column in columns]
+    return np.concatenate([np.zeros(0, dtype=np.int32), *parts])
 
 
 def default_policies(n_docs: Indices) -> npt.NDArray[np.str_]:

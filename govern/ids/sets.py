@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from govern.ids.ingest import Ingested, ordered_map
 from govern.ids.jit import compiled
-from govern.ids.store import ArrayFile, Indices, split_rows
+from govern.ids.store import ArrayFile, Indices, release, split_rows
 from manifests.errors import ManifestError
 from manifests.plain_pages import Page, pages_of
 from manifests.reader import Manifest
@@ -39,32 +39,52 @@ class ShingleSets:
     sizes: Indices
 
 
+# Values of a file of sets that are in memory at a time while sets are gathered from all over it.
+_STRETCH = 1 << 25
+
+
 @compiled()
-def _gather(values, begins, sizes, chosen, out):  # type: ignore[no-untyped-def]
-    """Write the chosen sets one after another."""
-    at = 0
-    for i in chosen:
+def _gather(values, begins, sizes, chosen, places, out):  # type: ignore[no-untyped-def]
+    """Write each chosen set to its place."""
+    for k in range(len(chosen)):
+        i, at = chosen[k], places[k]
         out[at : at + sizes[i]] = values[begins[i] : begins[i] + sizes[i]]
-        at += sizes[i]
+
+
+def gather(sets: ShingleSets, chosen: Indices) -> npt.NDArray[np.uint64]:
+    """The values of the chosen sets, one set after another.
+
+    They are read in the order in which they lie, so that little of a mapped file is in memory.
+    """
+    sizes = sets.sizes[chosen]
+    places = np.cumsum(sizes) - sizes
+    out = np.empty(int(sizes.sum()), dtype=np.uint64)
+    begins = sets.begins[chosen]
+    order = np.argsort(begins, kind="stable")
+    bounds = np.searchsorted(begins[order], np.arange(0, len(sets.values), _STRETCH))
+    for some in np.split(order, bounds[1:]):
+        if len(some):
+            _gather(sets.values, sets.begins, sets.sizes, chosen[some], places[some], out)
+            end = int(begins[some[-1]] + sizes[some[-1]])
+            release(sets.values[int(begins[some[0]]) : end])
+    return out
 
 
 def build_sets(ingested: Ingested, documents: Indices, path: Path) -> ShingleSets:
     """The shingle sets of `documents`, in their order; copied in file order, whatever that is."""
-
-    def parts() -> Iterator[tuple[Indices, ShingleSets]]:
-        for part in sets_within(ingested.hashes, documents):
-            yield part
-            ingested.documents.release()
-
-    return collect_sets(path, len(documents), parts())
+    parts = sets_within(ingested.hashes, documents, ingested.documents.leave)
+    return collect_sets(path, len(documents), parts)
 
 
-def sets_within(hashes: Hashes, rows: Indices) -> Iterator[tuple[Indices, ShingleSets]]:
+def sets_within(
+    hashes: Hashes, rows: Indices, leave: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Indices, ShingleSets]]:
     """The sets of some documents, where they lie.
 
     Args:
         hashes: As `Ingested.hashes`.
         rows: int64, documents by their number through all batches, in any order.
+        leave: Called with the number of a batch that is done with.
 
     Yields:
         Places in `rows`, and their sets.
@@ -74,6 +94,7 @@ def sets_within(hashes: Hashes, rows: Indices) -> Iterator[tuple[Indices, Shingl
         values, offsets = hashes[batch]
         begins = offsets[within]
         yield places, ShingleSets(values=values, begins=begins, sizes=offsets[within + 1] - begins)
+        leave(batch)
 
 
 def encode_sets(
@@ -89,8 +110,7 @@ def encode_sets(
     sizes = np.where(present, sets.sizes[chosen], 0)
     offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
     np.cumsum(8 * sizes, out=offsets[1:])
-    data = np.empty(int(offsets[-1]) // 8, dtype=np.uint64)
-    _gather(sets.values, sets.begins, sets.sizes, chosen[present], data)
+    data = gather(sets, chosen[present])
     validity = pa.py_buffer(np.packbits(present, bitorder="little"))
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data.astype("<u8", copy=False))]
     return {
@@ -138,8 +158,7 @@ def _packed(
         within = np.cumsum(sets.sizes) - sets.sizes
         data = sets.values
         if len(data) != sets.sizes.sum() or not np.array_equal(within, sets.begins):
-            data = np.empty(int(sets.sizes.sum()), dtype=np.uint64)
-            _gather(sets.values, sets.begins, sets.sizes, np.arange(len(places)), data)
+            data = gather(sets, np.arange(len(places)))
         keep(data)
         begins[places] = at + within
         sizes[places] = sets.sizes

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from govern.ids.ingest import Ingested
+from govern.ids.order import ascending
 from govern.ids.readers.record import DUPLICATE_ID
+from govern.ids.store import Indices, release
 from manifests.schema import CONTEXT_BYTES, REJECTS
 
-Indices = npt.NDArray[np.int64]
 NOT_A_DOCUMENT = -1
 
 
@@ -52,14 +53,14 @@ def settle(ingested: Ingested, known: npt.NDArray[np.bool_] | None = None) -> Se
     documents = np.flatnonzero(alive)
     content = np.asarray(ingested.content)[documents]
     # By content hash, then by key: the first document of each run stands for the text.
-    order = np.lexsort(
-        (keys[documents, 1], keys[documents, 0], *(content[:, word] for word in (3, 2, 1, 0)))
-    )
+    order = ascending(*content.T, *keys[documents].T)
     content = content[order]
     first = np.ones(len(order), dtype=bool)
     first[1:] = (content[1:] != content[:-1]).any(axis=1)
     text_of = np.full(len(keys), NOT_A_DOCUMENT, dtype=np.int64)
     text_of[documents[order]] = np.cumsum(first) - 1
+    release(ingested.keys)
+    release(ingested.content)
     return Settled(
         text_of=text_of,
         document_of=documents[order[first]],
@@ -69,7 +70,7 @@ def settle(ingested: Ingested, known: npt.NDArray[np.bool_] | None = None) -> Se
 
 def _duplicate_ids(ingested: Ingested, keys: npt.NDArray[np.uint64], records: Indices) -> Indices:
     """Records, of the given ones, whose (source, doc_id) belongs to another of them."""
-    order = records[np.lexsort((keys[records, 1], keys[records, 0]))]
+    order = records[ascending(*keys[records].T)]
     ranked = keys[order]
     same = (ranked[1:] == ranked[:-1]).all(axis=1)
     if not same.any():

@@ -2,6 +2,8 @@
 
 `ArrayFile` is a plain array on disk, appended to and then memory-mapped. `DocumentStore` gathers
 any rows of the documents in the files of `parts`, and `ChunkedRows` of arrays that lie in them.
+Whoever goes through a mapped file gives its pages back behind itself: they would count as memory of
+this process until another one needs it.
 
 A working array has lost its file's name by the time it is used: what a stage left takes no room on
 the disk once nobody refers to it, and a build that is killed leaves none of it.
@@ -87,18 +89,23 @@ def _forget_name(path: Path) -> None:
 
 
 def release(array: npt.NDArray[Any]) -> None:
-    """Give back the memory that a mapped array takes; what is used again is mapped again."""
+    """Give back the memory of a contiguous piece of a mapped array.
+
+    What is used again is mapped again. An array in memory stays as it is.
+    """
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, mmap.mmap):
-        _give_back(base)
+        _give_back(base, array.ctypes.data, array.nbytes)
 
 
-def _give_back(mapped: mmap.mmap) -> None:
-    # Without this a file's pages count as this process's memory until nothing is left for others.
+def _give_back(mapped: mmap.mmap, address: int, size: int) -> None:
+    """Give back the pages of `size` bytes at an address within a map."""
     if hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+        begin = address - pa.py_buffer(mapped).address
+        first = begin - begin % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, first, begin + size - first)
 
 
 class ChunkedRows:
@@ -108,7 +115,7 @@ class ChunkedRows:
         chunks: The arrays.
         dtype: Their values.
         width: Values of a row.
-        release: Gives back the memory that their mapped files take.
+        leave: Gives back the memory that a chunk takes, by its number.
     """
 
     def __init__(
@@ -116,25 +123,26 @@ class ChunkedRows:
         chunks: Sequence[npt.NDArray[Any]],
         dtype: Any,
         width: int,
-        release: Callable[[], None] = lambda: None,
+        leave: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.chunks = tuple(chunks)
-        self._release = release
+        self._leave = leave
         self._ends = np.cumsum([0, *map(len, chunks)])
         self._dtype = np.dtype(dtype)
         self.shape = (int(self._ends[-1]), width)
 
     def once(self) -> Iterator[npt.NDArray[Any]]:
         """The arrays in order, none of them in memory when the next one is given."""
-        for chunk in self.chunks:
+        for number, chunk in enumerate(self.chunks):
             yield chunk
-            self._release()
+            self._leave(number)
 
     def __getitem__(self, rows: Indices) -> npt.NDArray[Any]:
         """The given rows in the given order."""
         result = np.empty((len(rows), self.shape[1]), dtype=self._dtype)
         for chunk, places, within in split_rows(rows, self._ends):
             result[places] = self.chunks[chunk][within]
+            self._leave(chunk)
         return result
 
     def __len__(self) -> int:
@@ -168,13 +176,16 @@ class DocumentStore:
     """
 
     def __init__(self, paths: Sequence[Path], computed: Collection[str]) -> None:
-        self._maps = [_mapped(path) for path in paths]
-        readers = [pa.ipc.open_file(pa.py_buffer(mapped)) for mapped in self._maps]
-        schema = readers[0].schema
+        self.batches: list[pa.RecordBatch] = []
+        self._spans: list[tuple[mmap.mmap, int, int]] = []  # of each batch: file, address, size
+        schema = pa.schema([])
+        for mapped in map(_mapped, paths):
+            reader = pa.ipc.open_file(pa.py_buffer(mapped))
+            schema = reader.schema
+            for number in range(reader.num_record_batches):
+                self.batches.append(reader.get_batch(number))
+                self._spans.append((mapped, *_span(self.batches[-1])))
         self.schema = pa.schema([field for field in schema if field.name not in computed])
-        self.batches = [
-            reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)
-        ]
         self._ends = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
 
     def take(self, rows: Indices, columns: list[str] | None = None) -> pa.Table:
@@ -185,6 +196,7 @@ class DocumentStore:
         for number, where, within in split_rows(rows, self._ends):
             parts.append(self.batches[number].select(names).take(pa.array(within)))
             places.append(where)
+            self.leave(number)
         gathered = pa.Table.from_batches(parts, schema=schema).combine_chunks()
         order = np.concatenate(places)
         back = np.empty_like(order)
@@ -195,10 +207,20 @@ class DocumentStore:
         """One column, batch by batch."""
         return [batch.column(name) for batch in self.batches]
 
+    def once(self, *names: str) -> Iterator[tuple[pa.Array, ...]]:
+        """Some columns, batch by batch, none of them in memory when the next one is given."""
+        for number, batch in enumerate(self.batches):
+            yield tuple(batch.column(name) for name in names)
+            self.leave(number)
+
     def release(self) -> None:
-        """Give back the memory that the mapped files take."""
-        for mapped in self._maps:
-            _give_back(mapped)
+        """Give back the memory that all batches take."""
+        for number in range(len(self._spans)):
+            self.leave(number)
+
+    def leave(self, number: int) -> None:
+        """Give back the memory that a batch takes."""
+        _give_back(*self._spans[number])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -214,7 +236,19 @@ class DocumentStore:
     ) -> None:
         # A map ends with the last array in it, which somebody may still hold.
         self.batches = []
-        self._maps = []
+        self._spans = []
+
+
+def _span(batch: pa.RecordBatch) -> tuple[int, int]:
+    """Where a batch lies: the address of its first buffer, and bytes up to the end of its last."""
+    ends = [
+        (buffer.address, buffer.address + buffer.size)
+        for column in batch.columns
+        for buffer in column.buffers()
+        if buffer is not None and buffer.size
+    ]
+    begin = min(address for address, _ in ends)
+    return begin, max(end for _, end in ends) - begin
 
 
 def _mapped(path: Path) -> mmap.mmap:

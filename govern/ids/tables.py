@@ -1,15 +1,18 @@
 """Last stage: the manifest's tables of new documents, from the arrays of the stages before.
 
 Rows are sorted by content (sequence ID, then document key), so equal corpora give equal bytes.
-Tables are written in parts, and only the part being written is in memory. A build writes every
-table this way; an addition appends its new documents (`amend`).
+Tables are written in parts, and only the part of each that is being written is in memory. A build
+writes every table this way, several at once; an addition appends its new documents (`amend`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +22,18 @@ from govern.ids.corpus import kept_type
 from govern.ids.ingest import Ingested, fixed_binary
 from govern.ids.lsh import band_halves
 from govern.ids.minhash import Banding
+from govern.ids.order import ascending
 from govern.ids.sets import ShingleSets, encode_sets
 from govern.ids.settle import Settled
+from govern.ids.store import Indices, release
 from manifests import schema
 from manifests.index import FileEntry
 from manifests.writer import TableWriter
 
+# Rows that are gathered at a time, and bytes of them where rows are large.
 _PART = 1 << 18
+_PART_BYTES = 128 << 20
 Files = tuple[FileEntry, ...]
-Indices = npt.NDArray[np.int64]
 # (source, doc_id) of documents by their number.
 Names = Callable[[Indices], pa.Table]
 
@@ -63,13 +69,20 @@ class Assigned:
     def sorted_documents(self) -> Indices:
         """Documents by (sequence ID, key)."""
         documents = np.flatnonzero(self.settled.text_of >= 0)
-        keys = np.asarray(self.ingested.keys)
-        ids = self.sequence_ids[self.settled.text_of[documents]]
-        return documents[np.lexsort((keys[documents, 1], keys[documents, 0], ids))]
+        keys = np.asarray(self.ingested.keys)[documents]
+        release(self.ingested.keys)
+        return documents[ascending(self.sequence_ids[self.settled.text_of[documents]], *keys.T)]
 
     def names(self, rows: Indices) -> pa.Table:
         """Columns source and doc_id of documents."""
-        return self.ingested.documents.take(rows, ["source", "doc_id"])
+        return self.ingested.names.take(rows)
+
+
+class Stream(NamedTuple):
+    """The schema of a table, and its rows from first to last."""
+
+    schema: pa.Schema
+    parts: Iterable[pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +106,38 @@ def documents_schema(ingested: Ingested) -> pa.Schema:
     return result
 
 
+def write_streams(
+    directory: Path, streams: Mapping[str, Stream], pool: ThreadPoolExecutor | None = None
+) -> dict[str, Files]:
+    """Write tables, side by side where there are threads; the bytes do not depend on it.
+
+    Args:
+        directory: The manifest's directory.
+        streams: The rows of each table; the largest table first, so that none is waited for alone.
+        pool: Threads.
+    """
+    stop = Event()
+
+    def write(name: str) -> Files:
+        target, parts = streams[name]
+        writer = TableWriter(directory, name, target)
+        for rows in parts:
+            if stop.is_set():
+                return ()
+            writer.write(rows)
+        return writer.close()
+
+    if pool is None:
+        return {name: write(name) for name in streams}
+    tasks = {name: pool.submit(write, name) for name in streams}
+    try:
+        wait(tasks.values(), return_when=FIRST_EXCEPTION)
+    finally:
+        # When one fails, or somebody interrupts, the others end after the part that they are at.
+        stop.set()
+    return {name: task.result() for name, task in tasks.items()}
+
+
 def write_documents(
     directory: Path,
     assigned: Assigned,
@@ -107,27 +152,31 @@ def write_documents(
         target: The schema of `documents`.
         advance: Called with the number of documents that are written.
     """
+    return write_streams(directory, document_streams(assigned, target, advance))
+
+
+def document_streams(
+    assigned: Assigned, target: pa.Schema, advance: Callable[[int], None]
+) -> dict[str, Stream]:
+    """The rows of the tables that have one row per document, as `write_documents` writes them."""
     order = assigned.sorted_documents()
+    num_perm = assigned.ingested.signatures.shape[1]
+    signatures = schema.signatures_schema(num_perm, assigned.banding.bands)
     return {
-        "documents": _write_documents(directory, assigned, order, target, advance),
-        "signatures": _write_signatures(directory, assigned, order),
-        "shingles": _write_shingles(directory, assigned, order),
+        "shingles": Stream(schema.SHINGLES, _shingles(assigned, order)),
+        "documents": Stream(target, _documents(assigned, order, target, advance)),
+        "signatures": Stream(signatures, _signatures(assigned, order, signatures)),
     }
 
 
-def _write_documents(
-    directory: Path,
-    assigned: Assigned,
-    order: Indices,
-    target: pa.Schema,
-    advance: Callable[[int], None],
-) -> Files:
-    writer = TableWriter(directory, "documents", target)
+def _documents(
+    assigned: Assigned, order: Indices, target: pa.Schema, advance: Callable[[int], None]
+) -> Iterator[pa.Table]:
     stands = assigned.fresh & assigned.represents
-    for begin in range(0, len(order), _PART):
-        rows = order[begin : begin + _PART]
+    for part in parts_of(len(order)):
+        rows = order[part]
         texts = assigned.settled.text_of[rows]
-        part = assigned.ingested.documents.take(rows)
+        columns = assigned.ingested.documents.take(rows)
         computed = {
             "sequence_id": pa.array(assigned.sequence_ids[texts]),
             "is_representative": pa.array(
@@ -137,50 +186,43 @@ def _write_documents(
             "snapshot": pa.array(np.full(len(rows), assigned.snapshot, dtype=np.int32)),
         }
         for name, values in computed.items():
-            part = part.append_column(name, values)
-        writer.write(part.select(target.names))
+            columns = columns.append_column(name, values)
+        yield columns.select(target.names)
         advance(len(rows))
-    return writer.close()
 
 
-def _write_signatures(directory: Path, assigned: Assigned, order: Indices) -> Files:
-    num_perm = assigned.ingested.signatures.shape[1]
-    target = schema.signatures_schema(num_perm, assigned.banding.bands)
-    writer = TableWriter(directory, "signatures", target)
-    # A signature is 4 * num_perm bytes: smaller parts than the other tables'.
-    for begin in range(0, len(order), _PART // 4):
-        rows = order[begin : begin + _PART // 4]
-        part = assigned.names(rows)
-        signatures = assigned.ingested.signatures[rows]
+def _signatures(assigned: Assigned, order: Indices, target: pa.Schema) -> Iterator[pa.Table]:
+    stored = assigned.ingested.signatures
+    for part in parts_of(len(order), 4 * stored.shape[1]):
+        rows = order[part]
+        columns = assigned.names(rows)
+        signatures = stored[rows]
         halves = band_halves(signatures, assigned.banding)
         for name, values in (("signature", signatures), ("bands", halves)):
-            field = target.field(name)
-            part = part.append_column(field, fixed_binary(values.astype("<u4"), field.type))
-        writer.write(part)
-    return writer.close()
+            field, data = target.field(name), values.astype("<u4", copy=False)
+            columns = columns.append_column(field, fixed_binary(data, field.type))
+        yield columns
 
 
-def _write_shingles(directory: Path, assigned: Assigned, order: Indices) -> Files:
-    writer = TableWriter(directory, "shingles", schema.SHINGLES)
-    for begin in range(0, len(order), _PART // 32):
-        rows = order[begin : begin + _PART // 32]
+def _shingles(assigned: Assigned, order: Indices) -> Iterator[pa.Table]:
+    mean = 8 * int(assigned.sets.sizes.sum()) // max(1, len(order))
+    for part in parts_of(len(order), mean):
+        rows = order[part]
         texts = assigned.settled.text_of[rows]
         # The document that stands for a new text has its smallest key, so it is its first row.
         first = assigned.fresh[texts] & (assigned.settled.document_of[texts] == rows)
         content = np.asarray(assigned.ingested.content)[rows].astype(">u8")
+        release(assigned.ingested.content)
         named = assigned.names(rows)
-        writer.write(
-            pa.table(
-                {
-                    "source": named["source"],
-                    "doc_id": named["doc_id"],
-                    "text": pa.array(assigned.numbers[texts]),
-                    "content": fixed_binary(content, schema.SHA256),
-                    **encode_sets(assigned.sets, texts, first),
-                }
-            )
+        yield pa.table(
+            {
+                "source": named["source"],
+                "doc_id": named["doc_id"],
+                "text": pa.array(assigned.numbers[texts]),
+                "content": fixed_binary(content, schema.SHA256),
+                **encode_sets(assigned.sets, texts, first),
+            }
         )
-    return writer.close()
 
 
 def copy_links(assigned: Assigned) -> tuple[Indices, Indices]:
@@ -204,32 +246,42 @@ def write_links(directory: Path, parts: Iterable[LinkRows], names: Names) -> Fil
         parts: The links in the order in which they are written.
         names: Looks up documents by their number.
     """
-    writer = TableWriter(directory, "links", schema.LINKS)
-    for rows in parts:
-        left, right = names(rows.a), names(rows.b)
-        texts = {
-            side: pa.array(values, mask=values < 0)
-            for side, values in (("text_a", rows.text_a), ("text_b", rows.text_b))
+    return write_streams(directory, {"links": link_stream(parts, names)})["links"]
+
+
+def link_stream(parts: Iterable[LinkRows], names: Names) -> Stream:
+    """The rows of `links`, as `write_links` writes them."""
+    return Stream(schema.LINKS, (_named_links(rows, names) for rows in parts))
+
+
+def _named_links(rows: LinkRows, names: Names) -> pa.Table:
+    left, right = names(rows.a), names(rows.b)
+    texts = {
+        side: pa.array(values, mask=values < 0)
+        for side, values in (("text_a", rows.text_a), ("text_b", rows.text_b))
+    }
+    return pa.table(
+        {
+            "source_a": left["source"],
+            "doc_id_a": left["doc_id"],
+            "source_b": right["source"],
+            "doc_id_b": right["doc_id"],
+            "jaccard": pa.array(rows.jaccard),
+            **texts,
         }
-        writer.write(
-            pa.table(
-                {
-                    "source_a": left["source"],
-                    "doc_id_a": left["doc_id"],
-                    "source_b": right["source"],
-                    "doc_id_b": right["doc_id"],
-                    "jaccard": pa.array(rows.jaccard),
-                    **texts,
-                }
-            )
-        )
-    return writer.close()
+    )
 
 
-def parts_of(rows: int) -> Iterator[slice]:
-    """Slices that a table of so many rows is written by."""
-    for begin in range(0, rows, _PART):
-        yield slice(begin, min(begin + _PART, rows))
+def parts_of(rows: int, row_bytes: int = 0) -> Iterator[slice]:
+    """Slices that a table of so many rows is written by.
+
+    Args:
+        rows: How many there are.
+        row_bytes: Bytes of one, if it is a large one.
+    """
+    step = min(_PART, max(1, _PART_BYTES // max(1, row_bytes)))
+    for begin in range(0, rows, step):
+        yield slice(begin, min(begin + step, rows))
 
 
 def copy_parts(

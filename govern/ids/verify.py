@@ -19,7 +19,7 @@ from govern.ids.ingest import ordered_map
 from govern.ids.jit import compiled
 from govern.ids.lsh import Pairs, split_pairs
 from govern.ids.sets import ShingleSets
-from govern.ids.store import ArrayFile
+from govern.ids.store import ArrayFile, release
 
 PAIRS_PER_TASK = 1 << 16
 
@@ -97,6 +97,7 @@ def verify(
             linked = jaccard > 0
             yield Links(a=a[linked], b=b[linked], jaccard=jaccard[linked])
             count += len(pairs)
+            release(sets.values)
 
     return stored_links(links(), directory), count
 
