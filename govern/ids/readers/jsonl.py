@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
+
+import orjson
 
 from govern.ids.readers import record as reasons
-from govern.ids.readers.record import Broken, Fields, Record, value_at
+from govern.ids.readers.record import MISSING, Broken, Fields, Record, value_at
 from govern.ids.readers.source import Item, Reader, Source
 from govern.ids.readers.streams import DamagedStreamError, TooLong
 
@@ -29,6 +32,33 @@ def read_jsonl(source: Source) -> Iterator[Item]:
 
 def _record(row: int, line: bytes, fields: Fields) -> Record | Broken:
     try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _record_by_python(row, line, fields)
+    if type(value) is dict:
+        record = _chosen(row, value, fields)
+        if _is_exact(record.text) and _is_exact(record.doc_id) and all(map(_is_exact, record.kept)):
+            return record
+    return _record_by_python(row, line, fields)
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether orjson gives a value as Python does: integers of more than 64 bits become floats."""
+    kind = type(value)
+    return (
+        kind in (str, int, bool)
+        or value is None
+        or value is MISSING
+        or (kind is float and -(2.0**63) < value < 2.0**63)
+    )
+
+
+def _record_by_python(row: int, line: bytes, fields: Fields) -> Record | Broken:
+    """What a line is: the rule, which orjson follows at speed for all but odd lines.
+
+    Python also reads NaN, Infinity, lone surrogates and integers of up to 4,300 digits.
+    """
+    try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return Broken(row, reasons.INVALID_UTF8, line)
@@ -36,6 +66,10 @@ def _record(row: int, line: bytes, fields: Fields) -> Record | Broken:
         return Broken(row, reasons.INVALID_JSON, line)
     if type(value) is not dict:
         return Broken(row, reasons.NOT_AN_OBJECT, line)
+    return _chosen(row, value, fields)
+
+
+def _chosen(row: int, value: dict[str, Any], fields: Fields) -> Record:
     return Record(
         row,
         value_at(value, fields.text),
