@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,11 @@ def test_a_bucket_of_thousands_does_not_blow_up() -> None:
     st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=5), st.integers(1, 50)
 )
 def test_pairs_are_merged_in_pieces(runs: list[list[int]], held: int) -> None:
-    pieces = list(lsh.merge_pairs([np.array(sorted(r), dtype=np.uint64) for r in runs], held))
+    arrays = [np.array(sorted(r), dtype=np.uint64) for r in runs]
+    pieces = list(lsh.merge_pairs(arrays, held))
+    with ThreadPoolExecutor(2) as pool:
+        ahead = list(lsh.merge_pairs(arrays, held, pool))
+    assert [piece.tolist() for piece in pieces] == [piece.tolist() for piece in ahead]
     assert np.concatenate([*pieces, []]).tolist() == sorted({pair for run in runs for pair in run})
     assert all(len(piece) for piece in pieces)
 
