@@ -28,6 +28,8 @@ from manifests.schema import TABLES
 from manifests.writer import WORK_NAME, is_torn_index, sweep
 
 _BEGUN_NAME = "begun.json"
+# A person would rather hear of the file that is new.
+_FOLLOWS_FROM_INPUTS = frozenset({"reading_tasks"})
 STAGES_NAME = "stages"
 _OURS = frozenset({*TABLES, WORK_NAME, ".lock"})
 
@@ -59,11 +61,21 @@ class Begun:
     def difference(self, now: Begun) -> str | None:
         """What `now` has changed, in words; None when nothing."""
         # Bands and rows follow from the threshold, which a person would rather hear of.
-        names = {*self.parameters, *now.parameters}
-        for name in sorted(names, key=lambda name: (name in ("bands", "rows"), name)):
+        names = {*self.parameters, *now.parameters} - _FOLLOWS_FROM_INPUTS
+        return (
+            self._other_parameter(now, sorted(names, key=lambda n: (n in ("bands", "rows"), n)))
+            or self._other_input(now)
+            or self._other_parameter(now, sorted(_FOLLOWS_FROM_INPUTS))
+        )
+
+    def _other_parameter(self, now: Begun, names: Sequence[str]) -> str | None:
+        for name in names:
             value = self.parameters.get(name)
             if now.parameters.get(name) != value:
                 return f"{name} {value} at its beginning and {now.parameters.get(name)} now"
+        return None
+
+    def _other_input(self, now: Begun) -> str | None:
         for uri in sorted({*self.inputs, *now.inputs}):
             if uri not in now.inputs:
                 return f"no input {uri} any more"
