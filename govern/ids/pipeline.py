@@ -68,8 +68,8 @@ class BuildConfig:
         seed: Seed of the permutations.
         workers: Threads.
         memory: Bytes; candidate pairs are compared in pieces that take a quarter of them. What
-            grows with the documents themselves is not bounded by it: about 200 bytes each, and, while
-            pairs are verified, 8 for each of its words in a file that is mapped.
+            grows with the documents is not bounded by it: about 200 bytes each and, while pairs are
+            verified, 8 for each of their words in a file that is mapped.
         tombstones: Manifests whose forgotten sequences must be recognised when they come back.
         engine: Who does the work: one of `govern.engines.ENGINES`. `out` must then lie on a file
             system that all its machines have at the same path.
