@@ -8,6 +8,7 @@ because a full disk or a missing file does not heal by a fourth try.
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 import traceback
@@ -22,6 +23,9 @@ from manifests.errors import EngineError, GovernError
 STALLED_AFTER = 1800.0
 # How often a task may die with its worker before the build gives up.
 MOST_DEATHS = 8
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PYTHON_ERROR = re.compile(r"[A-Z]\w*(Error|Exception): ")
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -140,6 +144,24 @@ def died(stage: str, found: str) -> EngineError:
         found=found,
         remedy="look for a lack of memory on the workers, then run it again with --resume",
     )
+
+
+def unloadable(stage: str, found: str) -> EngineError:
+    """The fault of a stage whose tasks fail before a line of them runs."""
+    return EngineError(
+        f"stage {stage}",
+        expected="workers that can load its tasks",
+        found=found,
+        remedy="install the same environment on every machine",
+    )
+
+
+def telling(error: Exception) -> str:
+    """The line of an engine's error that says what happened, of the many around it."""
+    lines = [_COLOUR.sub("", line).strip(": ") for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("An error occurred while")]
+    python = [line for line in lines if _PYTHON_ERROR.match(line)]
+    return (python[-1:] or lines[:1] or [type(error).__name__])[0]
 
 
 def _require_release(call: Call) -> None:

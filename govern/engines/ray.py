@@ -21,6 +21,8 @@ from govern.engines.base import (
     attempt,
     calls,
     died,
+    telling,
+    unloadable,
     value_of,
 )
 from govern.ids.readers.extras import required
@@ -126,8 +128,10 @@ class Ray:
                     values[numbers[reference]] = value_of(ray.get(reference))
                 watch.note(len(ended))
                 finished(len(ended))
+        except ray.exceptions.RayTaskError as error:
+            raise unloadable(stage, telling(error)) from error
         except ray.exceptions.RayError as error:
-            raise died(stage, str(error).splitlines()[0]) from error
+            raise died(stage, telling(error)) from error
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)

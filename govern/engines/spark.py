@@ -22,12 +22,15 @@ from govern.engines.base import (
     attempt,
     calls,
     died,
+    telling,
+    unloadable,
     value_of,
 )
 from govern.ids.readers.extras import required
 from manifests.errors import EngineError, InputError
 
 _TICK = 0.2
+_ENDS_WITHIN = 10.0
 
 
 @contextmanager
@@ -49,41 +52,21 @@ def connect(address: str | None, workers: int) -> Iterator[Spark]:
             remedy="give the master's own address",
         )
     require_listener(master)
-    context = _context(master, wait=ANSWER_WITHIN if master.startswith("spark://") else None)
+    conf = _conf(master)
+    gateway = _gateway(master, conf)
     try:
-        yield Spark(context)
-    finally:
-        context.stop()
-
-
-def _context(master: str, wait: float | None) -> Any:
-    """A SparkContext; in a thread of its own, since Spark asks a silent master for a minute."""
-    found: list[Any] = []
-
-    def begin() -> None:
+        wait = ANSWER_WITHIN if master.startswith("spark://") else None
+        context = _context(master, gateway, conf, wait)
         try:
-            found.append(_begin(master))
-        except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
-            found.append(error)
-
-    thread = threading.Thread(target=begin, daemon=True)
-    thread.start()
-    thread.join(wait)
-    if not found:
-        raise unreachable(master, f"no answer within {wait:.0f} s")
-    if isinstance(found[0], Exception):
-        raise EngineError(
-            f"--engine spark at {master}",
-            expected="a Spark cluster that can be used",
-            found=_reason(found[0]),
-            remedy="see that Java 17 or later is installed and the master is right",
-        ) from found[0]
-    return found[0]
+            yield Spark(context)
+        finally:
+            context.stop()
+    finally:
+        _end(gateway)
 
 
-def _begin(master: str) -> Any:
-    from pyspark import SparkConf, SparkContext
-    from pyspark.java_gateway import launch_gateway
+def _conf(master: str) -> Any:
+    from pyspark import SparkConf
 
     settings = {
         "spark.ui.enabled": "false",
@@ -99,9 +82,63 @@ def _begin(master: str) -> Any:
     for name, value in settings.items():
         if not conf.contains(name):
             conf.set(name, value)
-    # Java and Spark greet with some lines before Spark's own level of logging holds.
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return SparkContext(gateway=launch_gateway(conf, silent), conf=conf)
+    return conf
+
+
+def _gateway(master: str, conf: Any) -> Any:
+    """Java with Spark in it; without the lines with which both greet."""
+    from pyspark.java_gateway import launch_gateway
+
+    try:
+        return launch_gateway(conf, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
+    except Exception as error:  # PySpark's errors have no common root but this
+        raise _unusable(master, error) from error
+
+
+def _context(master: str, gateway: Any, conf: Any, wait: float | None) -> Any:
+    """A SparkContext; in a thread of its own, since Spark asks a silent master for a minute."""
+    from pyspark import SparkContext
+
+    found: list[Any] = []
+
+    def begin() -> None:
+        try:
+            found.append(SparkContext(gateway=gateway, conf=conf))
+        except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
+            found.append(error)
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(wait)
+    if not found:
+        raise unreachable(master, f"no answer within {wait:.0f} s")
+    if isinstance(found[0], Exception):
+        raise _unusable(master, found[0]) from found[0]
+    return found[0]
+
+
+def _unusable(master: str, error: Exception) -> EngineError:
+    return EngineError(
+        f"--engine spark at {master}",
+        expected="a Spark cluster that can be used",
+        found=telling(error),
+        remedy="see that Java 17 or later is installed and the master is right",
+    )
+
+
+def _end(gateway: Any) -> None:
+    """End Java, which would stay as long as this process."""
+    from pyspark import SparkContext
+
+    SparkContext._gateway = SparkContext._jvm = None
+    gateway.shutdown()
+    if gateway.proc is not None:  # else somebody else began it
+        gateway.proc.stdin.close()
+        try:
+            gateway.proc.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            gateway.proc.kill()
+            gateway.proc.wait()
 
 
 class Together:
@@ -178,7 +215,8 @@ class Spark:
             self._context.cancelJobGroup(group)
             raise
         if isinstance(found[0], Exception):
-            raise died(stage, _reason(found[0])) from found[0]
+            fault = unloadable if "PythonException" in str(found[0]) else died
+            raise fault(stage, telling(found[0])) from found[0]
         finished(len(arguments) - done)
         return [value_of(outcome) for outcome in found[0]]
 
@@ -192,10 +230,3 @@ class Spark:
                 stage = tracker.getStageInfo(number)
                 count += stage.numCompletedTasks if stage else 0
         return count
-
-
-def _reason(error: Exception) -> str:
-    """The line of a Java error that says what happened."""
-    lines = [line.strip(": ") for line in str(error).splitlines() if line.strip(": ")]
-    telling = [line for line in lines if not line.startswith("An error occurred while calling")]
-    return next(iter(telling or lines), type(error).__name__)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,8 +22,24 @@ PACKAGES = {"ray": "ray", "spark": "pyspark"}
 @pytest.fixture(scope="module", params=PACKAGES)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     pytest.importorskip(PACKAGES[request.param], reason=f"extra {request.param}")
-    with open_engine(request.param, None, 2) as engine:
-        yield engine
+    with pytest.MonkeyPatch.context() as patched:
+        # Workers must find the tasks of these tests.
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        with open_engine(request.param, None, 2) as engine:
+            yield engine
+
+
+def test_tasks_that_workers_cannot_load(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package were not installed there."""
+    nowhere = ModuleType("nowhere")
+    monkeypatch.setitem(sys.modules, "nowhere", nowhere)
+    nowhere.Work = type("Work", (), {"__module__": "nowhere"})  # type: ignore[attr-defined]
+    with pytest.raises(EngineError) as stop:
+        cluster.run("s", squares, [nowhere.Work()], lambda _: None)
+    assert str(stop.value) == (
+        "stage s: expected workers that can load its tasks, found ModuleNotFoundError: No module "
+        "named 'nowhere'; install the same environment on every machine"
+    )
 
 
 def test_results_come_in_order(cluster: Any) -> None:
