@@ -34,7 +34,7 @@ bench: $(STAMP)  ## ratios against named peers, on this installation's own text
 	$(BIN)/python benchmarks/ids_scale.py --documents 100000 --work $(BENCH)/scale
 	$(BIN)/python benchmarks/sink_step.py --repeats 3
 
-bench-large: $(STAMP)  ## ten million documents; half an hour and 30 GB of disk
+bench-large: $(STAMP)  ## ten million documents; ten minutes and 35 GB of disk
 	$(BIN)/python benchmarks/ids_scale.py --documents 10000000 --words 65 --work $(BENCH)/large
 
 docs: $(STAMP)  ## regenerate the command reference
