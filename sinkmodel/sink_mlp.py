@@ -72,6 +72,12 @@ class Routing:
     slots: Tensor | None
 
 
+# Neither is for `torch.compile`: which blocks a batch needs is known by looking at it. All layers
+# after them are one graph.
+_NOT_COMPILED = "sinks are found and copied once a batch, before the layers"
+
+
+@torch.compiler.disable(reason=_NOT_COMPILED)
 def route(sequence_ids_BT: Tensor, sink_map: SinkMap, *, blocks_per_bank: int) -> Routing | None:
     """Find the blocks of every token's sequence.
 
@@ -227,6 +233,7 @@ class SinkBanks(nn.Module):
         """Blocks in all banks."""
         return sum(int(bank.shape[0]) for bank in self.banks)
 
+    @torch.compiler.disable(reason=_NOT_COMPILED)
     def gather(self, routing: Routing) -> list[list[Tensor]]:
         """Copy the active blocks.
 

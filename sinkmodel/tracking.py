@@ -31,7 +31,8 @@ class JsonLines(GeneralTracker):
         super().__init__()
         path = directory / METRICS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may tear the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= done]
         atomic_write(path, "".join(kept).encode())
         self._file = path.open("a", encoding="utf-8", buffering=1)
 

@@ -38,6 +38,8 @@ def test_overrides_come_after_toml(tmp_path: Path) -> None:
         ("precision=fp8", "training option precision: expected no or bf16, found 'fp8'"),
         ("warmup=1", "training option warmup: expected a share in [0, 1), found 1.0"),
         ("weight_decay=nan", "expected a number of 0 or more, found nan"),
+        ("accumulation=0", "training option accumulation: expected a number above 0, found 0"),
+        ("tracker=wandb", "expected none or jsonl or tensorboard, found 'wandb'"),
         ("context_length=4", "expected at least 8 tokens, found 4"),
     ],
 )

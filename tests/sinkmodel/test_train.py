@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from trained_world import (
@@ -21,18 +24,22 @@ from trained_world import (
     documents,
     make_manifest,
     optimizer_by_id,
+    same_bits,
     sequence_of,
+    shared_weights,
     train_tiny,
     write_corpus,
 )
 
 from manifests import Manifest
-from manifests.errors import CheckpointError, InputError, TrainingError
+from manifests.errors import CheckpointError, InputError, MissingExtraError, TrainingError
 from sinkmodel.allocation import SinkMap
 from sinkmodel.checkpoint import load_run
 from sinkmodel.conversion import export_llama
 from sinkmodel.erase import erase_blocks
+from sinkmodel.lazy_adam import BlockAdam
 from sinkmodel.run_record import read_record
+from sinkmodel.stopping import stop_requests
 from sinkmodel.tokens import TokenStore, with_wrong_ids
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +182,101 @@ def test_resume_refuses_another_configuration(world: tuple[Path, Manifest], tmp_
     other = dataclasses.replace(TINY, learning_rate=1e-3)
     with pytest.raises(InputError, match="found a save of another run"):
         train_tiny(manifest, tmp_path / "run", other, resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_step_waits_for_its_end(
+    world: tuple[Path, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    """Shared weights have stepped and sinks have not when it comes: the save has both."""
+    base, manifest = world
+    real = BlockAdam.step
+    calls = itertools.count(1)
+
+    def step(self: BlockAdam, *, rate: float = 1.0) -> None:
+        if next(calls) == 12:
+            os.kill(os.getpid(), number)
+        real(self, rate=rate)
+
+    monkeypatch.setattr(BlockAdam, "step", step)
+    with pytest.raises(TrainingError, match="whose state is saved"):
+        train_tiny(manifest, tmp_path / "run")
+    train_tiny(manifest, tmp_path / "run", resume=True)
+    assert read_record(tmp_path / "run")["files"] == read_record(base / "run")["files"]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with stop_requests(insisting=True) as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with stop_requests(insisting=False) as request:  # a launcher passes on what the terminal sent
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.asked
+
+
+# --- passes and trackers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passes", [2, 4])
+def test_accumulated_passes_are_one_batch(tmp_path: Path, passes: int) -> None:
+    manifest = make_manifest(tmp_path, documents())
+    config = dataclasses.replace(TINY, batch_rows=4, governed_rows=2)
+    train_tiny(manifest, tmp_path / "one", config)
+    divided = dataclasses.replace(config, accumulation=passes)
+    train_tiny(manifest, tmp_path / "run", divided)
+    tables = [pq.read_table(tmp_path / n / "state/losses.parquet")["loss"] for n in ("one", "run")]
+    np.testing.assert_allclose(tables[0], tables[1], atol=1e-5, rtol=0)
+    one, run = shared_weights(tmp_path / "one"), shared_weights(tmp_path / "run")
+    assert any(not same_bits(one[name], run[name]) for name in one)  # it did divide
+    for name in one:
+        torch.testing.assert_close(one[name], run[name], atol=1e-5, rtol=0)
+    blocks = blocks_by_id(tmp_path / "one"), blocks_by_id(tmp_path / "run")
+    for sequence_id in blocks[0]:
+        # Adam makes much of little: a gradient that is nearly zero moves a weight like any other.
+        torch.testing.assert_close(
+            blocks[0][sequence_id], blocks[1][sequence_id], atol=1e-4, rtol=0
+        )
+
+
+def test_tracked_lines_are_those_of_an_uninterrupted_run(
+    world: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    """A stop after a save leaves lines that the resumed run writes again: each step has one."""
+    base, manifest = world
+    config = dataclasses.replace(TINY, tracker="jsonl")
+    with pytest.raises(TrainingError):
+        train_tiny(manifest, tmp_path / "run", config, report=Interrupt(17))
+    metrics = tmp_path / "run.log" / "metrics.jsonl"
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write('{"step": 18}\n{"step": 1')  # of steps that no save has, torn by a kill
+    train_tiny(manifest, tmp_path / "run", config, resume=True)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 50))
+    assert set(lines[-1]) == {
+        "step", "shared loss", "sink loss", "tokens", "tokens per second"
+    }  # fmt: skip
+    losses = pq.read_table(base / "run" / "state" / "losses.parquet").to_pylist()
+    last = {row["stream"] == "open": row["loss"] for row in losses}
+    assert (lines[-1]["shared loss"], lines[-1]["sink loss"]) == (last[True], last[False])
+    assert lines[-1]["tokens"] == sum(row["tokens"] for row in losses)
+    assert_same_weights(tmp_path / "run", base / "run")
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    world: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, manifest = world
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    config = dataclasses.replace(TINY, tracker="tensorboard")
+    with pytest.raises(MissingExtraError) as caught:
+        train_tiny(manifest, tmp_path / "run", config)
+    assert caught.value.remedy == "install memsinks-govern[tensorboard], or set tracker=jsonl"
 
 
 # --- refusals ------------------------------------------------------------------------------------
