@@ -1,6 +1,6 @@
 """What a training step of the sink model costs, as ratios within one run.
 
-    python benchmarks/sink_step.py [--device cuda] [--threads 1] [--repeats 5]
+    python benchmarks/sink_step.py [--device cuda] [--threads 1] [--repeats 5] [--pools-only]
 
 Three questions, each measured in alternation. On the CPU the seconds are processor time of this
 process, which a busy machine disturbs less than the clock on the wall:
@@ -9,8 +9,8 @@ process, which a busy machine disturbs less than the clock on the wall:
    neurons, a pool of 7,692 of which each source has 100, eight segments of 512 tokens.
    Masked dense (the definition) : gathered : a plain Llama MLP of the same active width.
 2. The whole model's step, same shape, two layers.
-3. A step with its optimizer for pools of 1,000, 100,000 and 1,000,000 blocks: time, and bytes of
-   optimizer state.
+3. A step with its optimizer for pools of 1,000, 100,000 and 1,000,000 blocks, in memory and in
+   files mapped into memory: time, and bytes of optimizer state.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -192,28 +194,36 @@ def whole_model(device: torch.device, repeats: int) -> None:
     print(f"\nmasked dense / gathered: {dense_time / fast_time:.1f}")
 
 
-def pool_sizes(device: torch.device, repeats: int) -> None:
+def pool_sizes(device: torch.device, repeats: int, disk: Path | None) -> None:
     sides: dict[str, Callable[[], None]] = {}
     optimizers: dict[str, BlockAdam] = {}
     for blocks in (1_000, 100_000, 1_000_000):
-        model, optimizer, step = pool_step(blocks, device)
+        place = None if disk is None else disk / str(blocks)
+        model, optimizer, step = pool_step(blocks, device, place)
         name = f"{blocks:,} blocks"
         sides[name], optimizers[name] = step, optimizer
         shape = list(model.sinks.banks[0].shape[1:])
     times = measure(sides, 8 * repeats)
-    report(f"### Steps with banks of blocks {shape} float32", times, "1,000 blocks")
-    print("\n| pool | touched blocks | optimizer state, MB | banks, MB |")
-    print("| --- | ---: | ---: | ---: |")
+    kept = "memory" if disk is None else "mapped files"
+    report(f"### Steps with banks of blocks {shape} float32 in {kept}", times, "1,000 blocks")
+    print("\n| pool | touched blocks | optimizer state, MB | banks, MB | files on disk, MB |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name, optimizer in optimizers.items():
         states = optimizer.bank_states()
         touched = sum(len(state["blocks"]) for state in states)
         state_bytes = sum(t.nbytes for state in states for t in state.values())
         bank_bytes = sum(bank.nbytes for bank in optimizer.sinks.banks)
-        print(f"| {name} | {touched} | {state_bytes / 1e6:.2f} | {bank_bytes / 1e6:.0f} |")
+        place = None if disk is None else disk / name.split()[0].replace(",", "")
+        files = () if place is None else place.iterdir()
+        used = sum(512 * path.stat().st_blocks for path in files)
+        print(
+            f"| {name} | {touched} | {state_bytes / 1e6:.2f} | {bank_bytes / 1e6:.0f} | "
+            f"{used / 1e6:.0f} |"
+        )
 
 
 def pool_step(
-    blocks: int, device: torch.device
+    blocks: int, device: torch.device, disk: Path | None
 ) -> tuple[SinkForCausalLM, BlockAdam, Callable[[], None]]:
     """A model with so many blocks, and one training step over eight of its sequences."""
     ids = blocks // 4
@@ -243,11 +253,14 @@ def pool_step(
         num_attention_heads=4,
     )
     torch.manual_seed(0)
-    model = SinkForCausalLM(config).to(device).train()
+    model = SinkForCausalLM(config).train()
+    if disk is not None:
+        model.sinks.keep_on_disk(disk)
+    model = model.to(device)
     model.attach_sink_map(sink_map)
     model.sinks.initialise(sink_map, seed=0)
     shared = torch.optim.AdamW(model.shared_parameters())
-    optimizer = BlockAdam(model.sinks, lr=1e-3)
+    optimizer = BlockAdam(model.sinks, lr=1e-3, directory=disk)
     chosen = torch.linspace(1, ids, 8).long()
     sequence_ids = chosen[:, None].expand(-1, 128).contiguous().to(device)
     tokens = torch.randint(0, 512, sequence_ids.shape, device=device)
@@ -266,6 +279,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pools-only", action="store_true", help="the third question alone")
+    parser.add_argument("--work", type=Path, help="where mapped files lie; default: the system's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -276,9 +291,13 @@ def main() -> None:
         f"{platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, float32"
     )
-    one_mlp(device, arguments.repeats)
-    whole_model(device, arguments.repeats)
-    pool_sizes(device, arguments.repeats)
+    if not arguments.pools_only:
+        one_mlp(device, arguments.repeats)
+        whole_model(device, arguments.repeats)
+    pool_sizes(device, arguments.repeats, None)
+    if device.type == "cpu":
+        with tempfile.TemporaryDirectory(dir=arguments.work) as work:
+            pool_sizes(device, arguments.repeats, Path(work))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     allocation      sequence ID -> blocks; the sink map
     bank_format     the bytes of a bank on disk (no torch)
     data            manifest + corpus -> packed micro-batches in a deterministic order
-    recipes, train  named configurations and the loop
+    recipes, train  named configurations and the loop; prepare, trainer, saves, finish: its parts
+    ranks, ownership   several processes: what they tell each other, and who owns which sinks
     checkpoint      save and load a run, with digests and Merkle roots
     erase           zero given blocks of a run on disk; erase_predict, erase_receipt, erase_verify
     run_files       the files of a run as files: digests, clones, links

@@ -13,12 +13,13 @@ Tensor suffixes: U touched blocks of a step; "…" the axes [layers, 3, block_si
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from manifests.errors import CheckpointError
-from sinkmodel.sink_mlp import SinkBanks
+from sinkmodel.sink_mlp import SinkBanks, mapped
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,6 +35,7 @@ class BlockAdam:
             touch the block.
         clip_norm: Bound on the gradient's norm of each block; None does not clip. By block, so
             that one sequence's step never depends on another's gradient.
+        directory: Keep the moments in files here, mapped into memory; by default in memory.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class BlockAdam:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
+        directory: Path | None = None,
     ) -> None:
         self.sinks = sinks
         self.lr = lr
@@ -54,7 +57,8 @@ class BlockAdam:
         self.clip_norm = clip_norm
         firsts = itertools.accumulate((len(bank) for bank in sinks.banks), initial=0)
         self._states = [
-            _TouchedBlocks(bank, first) for bank, first in zip(sinks.banks, firsts, strict=False)
+            _TouchedBlocks(bank, first, directory)
+            for bank, first in zip(sinks.banks, firsts, strict=False)
         ]
 
     @torch.no_grad()
@@ -128,13 +132,19 @@ class BlockAdam:
 class _TouchedBlocks:
     """Adam's state of the touched blocks of one bank, in slots in the order of first touch."""
 
-    def __init__(self, bank: Tensor, first_block: int) -> None:
+    def __init__(self, bank: Tensor, first_block: int, directory: Path | None) -> None:
         self._bank = bank
         self._first_block = first_block
         self._slot_of_row: dict[int, int] = {}
-        self.exp_avg = self._zeros(0)
-        self.exp_avg_sq = self._zeros(0)
-        self.steps = torch.zeros(0, dtype=torch.int64)
+        self.exp_avg, self.exp_avg_sq = self._zeros(0), self._zeros(0)
+        if directory is not None:
+            # Room for every block, of which the file takes what is touched: slots fill from the
+            # front.
+            self.exp_avg, self.exp_avg_sq = (
+                mapped(directory / f"{name}-{first_block}", bank.shape, torch.float32)
+                for name in _MOMENTS
+            )
+        self.steps = torch.zeros(len(self.exp_avg), dtype=torch.int64)
 
     def _zeros(self, slots: int) -> Tensor:
         shape = (slots, *self._bank.shape[1:])
@@ -178,9 +188,12 @@ class _TouchedBlocks:
                 found=f"{len(rows)} blocks with moments {list(tensors['exp_avg'].shape)}",
                 remedy="resume with the state that was saved with this model",
             )
-        self._slot_of_row = {row: slot for slot, row in enumerate(rows)}
-        self.exp_avg, self.exp_avg_sq = (tensors[n].to(self._bank.device).clone() for n in _MOMENTS)
-        self.steps = tensors["steps"].cpu().clone()
+        self._slot_of_row = {}
+        slots = self.slots(tensors["blocks"] - self._first_block)
+        self.exp_avg[slots], self.exp_avg_sq[slots] = (
+            tensors[name].to(self._bank.device) for name in _MOMENTS
+        )
+        self.steps[slots] = tensors["steps"].cpu()
 
 
 def _clipped(gradient: Tensor, bound: float) -> Tensor:

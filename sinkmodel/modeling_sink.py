@@ -283,6 +283,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         seed: int,
         bank_bytes: int = BANK_BYTES,
         blocks: IntArray | None = None,
+        disk: Path | None = None,
     ) -> SinkForCausalLM:
         """Add sinks to a Llama-family checkpoint, whose weights become the shared part.
 
@@ -293,6 +294,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
             seed: Keys the initial values of the blocks.
             bank_bytes: Bound on the bytes of one bank.
             blocks: As in `SinkBanks.initialise`.
+            disk: As in `SinkBanks.keep_on_disk`; by default banks are in memory.
 
         Returns:
             A model in eval mode whose logits are the Llama's, until its sinks are trained.
@@ -309,10 +311,13 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         )
         model = cls(config)
         nn.Module.to(model, dtype=llama.dtype)
-        state = {f"sinks.{name}": value for name, value in model.sinks.state_dict().items()}
-        model.load_state_dict({**state, **llama.state_dict()})
+        missing, unexpected = model.load_state_dict(llama.state_dict(), strict=False)
+        assert not unexpected
+        assert all(name.startswith("sinks.") for name in missing)
         model.generation_config = llama.generation_config
         model.attach_sink_map(sink_map)
+        if disk is not None:
+            model.sinks.keep_on_disk(disk)
         model.sinks.initialise(sink_map, seed=seed, blocks=blocks)
         return model.eval()
 

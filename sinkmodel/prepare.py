@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -110,15 +111,20 @@ def _sequence_lengths(store: TokenStore, policies: Sequence[str]) -> pa.Table:
     return grouped.rename_columns(["sequence_id", "policy", "n_tokens"]).sort_by("sequence_id")
 
 
-def build_model(prepared: Prepared, config: TrainConfig, shard: Shard) -> SinkForCausalLM:
+def build_model(
+    prepared: Prepared, config: TrainConfig, shard: Shard, disk: Path | None = None
+) -> SinkForCausalLM:
     """A fresh model: shared weights from the seed, each block from (seed, sequence ID) alone.
 
-    With `config.base` the shared weights are those of that checkpoint, to the bit.
+    With `config.base` the shared weights are those of that checkpoint, to the bit. Banks lie in
+    files of `disk`, a directory to be made, where one is given.
     """
     if config.base:
-        return _from_base(prepared, config, shard)
+        return _from_base(prepared, config, shard, disk)
     model = _without_values(prepared, config, shard)
     model.attach_sink_map(shard.sink_map)
+    if disk is not None:
+        model.sinks.keep_on_disk(disk)
     model.sinks.initialise(shard.sink_map, seed=config.seed, blocks=shard.blocks)
     return model
 
@@ -146,7 +152,9 @@ def _without_values(prepared: Prepared, config: TrainConfig, shard: Shard) -> Si
         return SinkForCausalLM(sink_config)
 
 
-def _from_base(prepared: Prepared, config: TrainConfig, shard: Shard) -> SinkForCausalLM:
+def _from_base(
+    prepared: Prepared, config: TrainConfig, shard: Shard, disk: Path | None
+) -> SinkForCausalLM:
     assert config.base is not None  # the caller asked
     try:
         model = SinkForCausalLM.from_llama(
@@ -156,6 +164,7 @@ def _from_base(prepared: Prepared, config: TrainConfig, shard: Shard) -> SinkFor
             seed=config.seed,
             bank_bytes=config.bank_bytes,
             blocks=shard.blocks,
+            disk=disk,
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Training configurations: one frozen dataclass, named recipes, TOML and `key=value` overrides.
 
 A recipe is a function that returns a `TrainConfig`; a TOML file and `--set key=value` replace
-fields of it. Every field is written into `training.json`; all but the last three shape the weights.
+fields of it. Every field is written into `training.json`; all but the last few shape the weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _ZERO_OR_MORE = (
 )
 
 TRACKERS = ("none", "jsonl", "tensorboard")
-AROUND_THE_RUN = ("save_every", "tracker", "rank_timeout")
+BANKS = ("memory", "disk")
+AROUND_THE_RUN = ("save_every", "banks", "tracker", "rank_timeout")
 """Fields that shape no weights, and may differ when a run is resumed."""
 
 
@@ -88,6 +89,8 @@ class TrainConfig:
 
     The run around it (shapes no weights):
         save_every: Micro-batches between resumable saves; 0 saves only at the end and on Ctrl-C.
+        banks: `memory`, or `disk` for sinks and optimizer state that are larger: files beside the
+            run, mapped into memory (CPU only).
         tracker: `none`, `jsonl` or `tensorboard`: losses and speed into OUT.log while training.
         rank_timeout: Seconds that one rank waits for another before it gives up.
     """
@@ -126,6 +129,7 @@ class TrainConfig:
     precision: str = "no"
     seed: int = 0
     save_every: int = 0
+    banks: str = "memory"
     tracker: str = "none"
     rank_timeout: float = 1800.0
 
@@ -138,10 +142,10 @@ class TrainConfig:
                 raise _bad(name, "a number of 0 or more", getattr(self, name))
         if self.hidden_size % self.num_attention_heads:
             raise _bad("hidden_size", "a multiple of num_attention_heads", self.hidden_size)
-        if self.precision not in ("no", "bf16"):
-            raise _bad("precision", "no or bf16", self.precision)
-        if self.tracker not in TRACKERS:
-            raise _bad("tracker", " or ".join(TRACKERS), self.tracker)
+        choices = {"precision": ("no", "bf16"), "banks": BANKS, "tracker": TRACKERS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise _bad(name, " or ".join(known), getattr(self, name))
         for name in ("warmup", "id_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise _bad(name, "a share in [0, 1)", getattr(self, name))

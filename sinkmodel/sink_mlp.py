@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,13 @@ import torch
 from torch import Tensor, nn
 
 from sinkmodel.allocation import BlockLists, IntArray, SinkMap
-from sinkmodel.keyed_hash import splitmix64
+from sinkmodel.initial import initial_blocks
 
 Activation = Callable[[Tensor], Tensor]
 
 # A bucket may hold so many times the multiplications that its sequences need: more padding but
 # fewer kernels. On a CPU 1 to 2 are alike and 3 is worse, see docs/benchmarks/model.md.
 _PADDING = 1.5
-_INIT_DOMAIN = 0x53494E4B  # keeps initial values apart from other uses of the keyed hash
 _INIT_CHUNK = 1 << 22  # elements generated at a time
 
 
@@ -181,6 +181,12 @@ def _routing(
     )
 
 
+def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros that is a new file: pages that nobody writes take no room on disk."""
+    size = math.prod(shape)
+    return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(*shape)
+
+
 class _CopyRows(torch.autograd.Function):
     """`bank[rows]` whose gradient is a row-sparse tensor: its cost does not know the bank's size.
 
@@ -233,6 +239,16 @@ class SinkBanks(nn.Module):
         """Blocks in all banks."""
         return sum(int(bank.shape[0]) for bank in self.banks)
 
+    def keep_on_disk(self, directory: Path) -> None:
+        """Let the banks be files of this directory, mapped into memory: call before `initialise`.
+
+        A step reads and writes the pages of its own blocks; the operating system keeps in memory
+        what there is room for. The files are scratch, and hold nothing that a save does not.
+        """
+        directory.mkdir(parents=True)
+        for index, bank in enumerate(self.banks):
+            bank.data = mapped(directory / f"weights-{index:05d}", bank.shape, bank.dtype)
+
     @torch.compiler.disable(reason=_NOT_COMPILED)
     def gather(self, routing: Routing) -> list[list[Tensor]]:
         """Copy the active blocks.
@@ -282,8 +298,9 @@ class SinkBanks(nn.Module):
         number[lists.blocks[~np.repeat(sink_map.active, counts)]] = -1
         begin = 0
         for bank in self.banks:
-            bank.zero_()
-            used = np.flatnonzero(number[begin : begin + len(bank)] >= 0)
+            has_owner = number[begin : begin + len(bank)] >= 0
+            bank[torch.from_numpy(~has_owner).to(bank.device)] = 0
+            used = np.flatnonzero(has_owner)
             step = max(1, _INIT_CHUNK // math.prod(bank.shape[1:]))
             for at in range(0, len(used), step):
                 rows = used[at : at + step]
@@ -297,38 +314,6 @@ class SinkBanks(nn.Module):
                 )
                 bank[torch.from_numpy(rows).to(bank.device)] = values.to(bank)
             begin += len(bank)
-
-
-def initial_blocks(
-    owners: IntArray, numbers: IntArray, *, seed: int, layers: int, block_size: int, hidden: int
-) -> Tensor:
-    """Initial values of blocks, each a function of (seed, owner, number) alone.
-
-    Gate and up rows are uniform in ±sqrt(3 / D), so that a unit-variance input gives
-    pre-activations of unit variance; element e of a block is the upper 24 bits of splitmix64 output
-    e of the block's key. Down rows are zero: sinks that were never trained add exactly nothing.
-    Integer arithmetic and one exact conversion, so equal bits on every machine.
-
-    Args:
-        owners: int64 [n], the owning sequence ID; 0 for pool blocks.
-        numbers: int64 [n], the block's number within its owner's list; the block itself for the
-            pool.
-        seed: The run's seed.
-        layers, block_size, hidden: Shape of a block.
-
-    Returns:
-        float32 [n, L, 3, S, D].
-    """
-    key = splitmix64(np.array([(seed ^ _INIT_DOMAIN) % 2**64], dtype=np.uint64))
-    key = splitmix64(splitmix64(key ^ owners.astype(np.uint64)) ^ numbers.astype(np.uint64))
-    elements = layers * 2 * block_size * hidden
-    counter = np.arange(elements, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    bits = splitmix64(key[:, None] + counter) >> np.uint64(40)
-    uniform = (bits.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23) - np.float32(1)
-    rows = torch.from_numpy(uniform * np.float32(math.sqrt(3 / hidden)))
-    blocks = torch.zeros(len(owners), layers, 3, block_size, hidden)
-    blocks[:, :, :2] = rows.view(len(owners), layers, 2, block_size, hidden)
-    return blocks
 
 
 def gathered_sinks(

@@ -92,12 +92,13 @@ def train(
     with joined(config.rank_timeout) as ranks, ExitStack() as held:
         with ranks.together():
             _check_target(out, work, resume)
-            prepared = prepare(manifest, texts, config, excluded)
-            trainer = Trainer(prepared, config, ranks)
-            name = saves.identity(prepared, config)
             if ranks.first:
                 work.mkdir(parents=True, exist_ok=True)
                 held.enter_context(writer_lock(work))
+        with ranks.together():
+            prepared = prepare(manifest, texts, config, excluded)
+            trainer = Trainer(prepared, config, ranks, work)
+            name = saves.identity(prepared, config)
         ranks.require_same("what the run is made of", name)
         ranks.require_same("initial weights", shared_digest(trainer.shared_weights()))
         with ranks.together():

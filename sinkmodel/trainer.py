@@ -11,12 +11,14 @@ where they are owned, and ranks do not wait for each other between two open micr
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from manifests.errors import TrainingError
+from manifests.errors import InputError, TrainingError
 from sinkmodel.data import MicroBatch, collate, predicted_tokens
 from sinkmodel.lazy_adam import BlockAdam
 from sinkmodel.ownership import deal, owners, shard_of
@@ -39,11 +41,18 @@ class Loss:
 class Trainer:
     """The model with its two optimizers; `step` is what one micro-batch does.
 
+    Args:
+        prepared, config: What is trained, and how.
+        ranks: This rank among the others.
+        scratch: Directory for banks that are kept on disk.
+
     Attributes:
         failure: Why this rank cannot go on, found where the others could not be told.
     """
 
-    def __init__(self, prepared: Prepared, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, prepared: Prepared, config: TrainConfig, ranks: Ranks, scratch: Path
+    ) -> None:
         self.prepared = prepared
         self.config = config
         self.ranks = ranks
@@ -57,7 +66,8 @@ class Trainer:
             world=ranks.world,
             pool_parts=config.pool_parts,
         )
-        self.model = build_model(prepared, config, self.shard).to(self.accelerator.device)
+        disk = self._disk(scratch) if config.banks == "disk" else None
+        self.model = build_model(prepared, config, self.shard, disk).to(self.accelerator.device)
         self.model.train()
         shared = self.model.shared_parameters()
         decayed = [p for p in shared if p.ndim > 1]
@@ -70,7 +80,9 @@ class Trainer:
             lr=config.learning_rate,
             betas=(0.9, 0.95),
         )
-        self.block_adam = BlockAdam(self.model.sinks, lr=config.learning_rate * config.sink_rate)
+        self.block_adam = BlockAdam(
+            self.model.sinks, lr=config.learning_rate * config.sink_rate, directory=disk
+        )
         self.losses: list[Loss] = []
         self.done = 0
         self.tokens = 0
@@ -78,6 +90,19 @@ class Trainer:
         self.failure: TrainingError | None = None
         # Constant, so that a sequence's gradient does not depend on how full its batch is.
         self.normaliser = float(config.batch_rows * config.context_length)
+
+    def _disk(self, scratch: Path) -> Path:
+        """Where the banks of this rank lie; what an earlier run left there is removed."""
+        if self.accelerator.device.type != "cpu":
+            raise InputError(
+                "training option banks",
+                expected="memory, on a GPU",
+                found="disk",
+                remedy="set banks=memory and take more ranks, or train on the CPU",
+            )
+        directory = scratch / f"banks-{self.ranks.rank:05d}"
+        shutil.rmtree(directory, ignore_errors=True)
+        return directory
 
     def rate(self, time: float) -> float:
         """Share of the peak learning rate at `time`: linear warm-up, cosine down to a tenth."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -321,30 +324,65 @@ def test_an_error_of_one_rank_is_an_error_of_all(
 
 # --- by the launcher that most people use --------------------------------------------------------
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+CHANGED = [
+    f"--set={field.name}={getattr(TINY, field.name)}"
+    for field in dataclasses.fields(TINY)
+    if getattr(TINY, field.name) is not None
+]
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run(folder: Path, *arguments: object) -> str:
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
-    """The command of the documentation, in one process and in two."""
+    """The command and the script of the documentation, in one process and in two."""
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    python = [sys.executable, "-m"]
-    several = [*python, "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    changed = [
-        f"--set={field.name}={getattr(TINY, field.name)}"
-        for field in dataclasses.fields(TINY)
-        if getattr(TINY, field.name) is not None
-    ]
-    commands = [
-        [*python, "govern", "ids", "build", corpus, "--out", "manifest"],
-        [*python, "govern", "train", "manifest", "--out", "one", *changed],
-        [*several, "govern", "--output", "json", "train", "manifest", "--out", "two", *changed],
-    ]
-    for command in commands:
-        done = subprocess.run(
-            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run"] == "two"  # one object: only the first rank speaks
-    np.testing.assert_allclose(
-        losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-4, rtol=0
+    run(tmp_path, "-m", "govern", "ids", "build", corpus, "--out", "manifest")
+    run(tmp_path, "-m", "govern", "train", "manifest", "--out", "one", *CHANGED)
+    out = run(tmp_path, *TORCHRUN, "-m", "govern", "--output", "json", "train", "manifest",
+              "--out", "two", *CHANGED)  # fmt: skip
+    assert json.loads(out)["run"] == "two"  # one object: only the first rank speaks
+    assert_same_losses(tmp_path / "two", tmp_path / "one")
+    run(tmp_path, *TORCHRUN, ROOT / "examples" / "train_ranks.py", "manifest", "three", *CHANGED)
+    files = [read_record(tmp_path / name)["files"] for name in ("two", "three")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_torchrun_saves(tmp_path: Path, number: signal.Signals) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", documents())
+    run(tmp_path, "-m", "govern", "ids", "build", corpus, "--out", "manifest")
+    changed = [*CHANGED, "--set=epochs=30", "--set=tracker=jsonl"]
+    command = (*TORCHRUN, "-m", "govern", "train", "manifest", "--out", "run", *changed)
+    process = start(tmp_path, *command)
+    metrics = tmp_path / "run.log" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 20):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode
+    stops = re.findall(r"found a stop after (\d+), whose state is saved; run the same command", err)
+    assert len(stops) == 2
+    assert stops[0] == stops[1]
+    run(tmp_path, *command, "--resume")
+    assert len(losses(tmp_path / "run")) == sum(
+        read_record(tmp_path / "run")["micro_batches"].values()
     )

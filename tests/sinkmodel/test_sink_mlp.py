@@ -12,10 +12,10 @@ from torch.nn.functional import silu
 
 from manifests.errors import CheckpointError
 from sinkmodel.allocation import SinkMap
+from sinkmodel.initial import initial_blocks
 from sinkmodel.sink_mlp import (
     SinkBanks,
     gathered_sinks,
-    initial_blocks,
     reference_sink_mlp,
     route,
 )

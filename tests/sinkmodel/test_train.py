@@ -41,6 +41,7 @@ from sinkmodel.lazy_adam import BlockAdam
 from sinkmodel.run_record import read_record
 from sinkmodel.stopping import stop_requests
 from sinkmodel.tokens import TokenStore, with_wrong_ids
+from sinkmodel.train import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,7 +221,28 @@ def test_a_second_signal_does_not_wait() -> None:
         assert request.asked
 
 
-# --- passes and trackers -------------------------------------------------------------------------
+# --- banks on disk, passes and trackers -----------------------------------------------------------
+
+
+def test_banks_on_disk_are_banks_in_memory(world: tuple[Path, Manifest], tmp_path: Path) -> None:
+    """The same bits, also over an interruption; and no file of theirs is left."""
+    base, manifest = world
+    config = dataclasses.replace(TINY, banks="disk")
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 17:
+            scratch = tmp_path / ".run.training" / "banks-00000"
+            sizes = {path.name: path.stat().st_size for path in scratch.iterdir()}
+            assert sizes.keys() == {"weights-00000", "exp_avg-0", "exp_avg_sq-0"}
+            blocks = SinkMap.read(base / "run" / "sink_map.parquet").num_blocks
+            assert set(sizes.values()) == {blocks * 2 * 3 * 4 * 32 * 4}
+            raise KeyboardInterrupt
+
+    with pytest.raises(TrainingError):
+        train_tiny(manifest, tmp_path / "run", config, report=stop)
+    train_tiny(manifest, tmp_path / "run", config, resume=True)
+    assert read_record(tmp_path / "run")["files"] == read_record(base / "run")["files"]
+    assert not (tmp_path / ".run.training").exists()
 
 
 @pytest.mark.parametrize("passes", [2, 4])
