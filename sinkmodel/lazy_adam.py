@@ -55,15 +55,15 @@ class BlockAdam:
         self.eps = eps
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
-        firsts = itertools.accumulate((len(bank) for bank in sinks.banks), initial=0)
-        self._states = [
-            _TouchedBlocks(bank, first, directory)
-            for bank, first in zip(sinks.banks, firsts, strict=False)
-        ]
+        sizes = itertools.accumulate((len(bank) for bank in sinks.banks), initial=0)
+        self._firsts = list(sizes)[:-1]
+        self._state = _TouchedBlocks(sinks, directory)
 
     @torch.no_grad()
     def step(self, *, rate: float = 1.0) -> None:
         """Update the blocks that have gradients, then drop the gradients.
+
+        All banks at once: what a step costs does not depend on how many banks its blocks lie in.
 
         Args:
             rate: The schedule's multiple of `lr`.
@@ -71,25 +71,32 @@ class BlockAdam:
         Raises:
             TypeError: A bank's gradient is dense, which would touch every block.
         """
-        for bank, state in zip(self.sinks.banks, self._states, strict=True):
-            if bank.grad is None:
-                continue
-            if not bank.grad.is_sparse:
-                raise TypeError("the gradient of a bank must be row-sparse")
-            gradient = bank.grad.coalesce()
+        touched = []
+        for first, bank in zip(self._firsts, self.sinks.banks, strict=True):
+            if bank.grad is not None:
+                if not bank.grad.is_sparse:
+                    raise TypeError("the gradient of a bank must be row-sparse")
+                gradient = bank.grad.coalesce()
+                touched.append((bank, gradient.indices()[0], first, gradient.values()))
+        if not touched:
+            return
+        weights = self._updated(
+            torch.cat([bank[rows] for bank, rows, _, _ in touched]).float(),
+            torch.cat([values for _, _, _, values in touched]).float(),
+            torch.cat([rows + first for _, rows, first, _ in touched]),
+            rate,
+        )
+        parts = weights.split([len(rows) for _, rows, _, _ in touched])
+        for (bank, rows, _, _), part in zip(touched, parts, strict=True):
             bank.grad = None
-            rows = gradient.indices()[0]
-            if len(rows):
-                values = gradient.values().float()
-                bank[rows] = self._updated(bank[rows].float(), values, state, rows, rate).to(bank)
+            bank[rows] = part.to(bank)
 
-    def _updated(
-        self, weights: Tensor, gradient: Tensor, state: _TouchedBlocks, rows: Tensor, rate: float
-    ) -> Tensor:
-        """New weights [U, …] float32 of the touched rows; moves their state."""
+    def _updated(self, weights: Tensor, gradient: Tensor, blocks: Tensor, rate: float) -> Tensor:
+        """New weights [U, …] float32 of the touched blocks; moves their state."""
+        state = self._state
         if self.clip_norm is not None:
             gradient = _clipped(gradient, self.clip_norm)
-        slots = state.slots(rows)
+        slots = state.slots(blocks)
         state.steps[slots] += 1
         beta1, beta2 = self.betas
         first = state.exp_avg[slots] * beta1 + gradient * (1 - beta1)
@@ -110,7 +117,13 @@ class BlockAdam:
             `blocks` int64 [n] (indices over all banks, ascending), `steps` int64 [n], `exp_avg` and
             `exp_avg_sq` float32 [n, …].
         """
-        return [state.tensors() for state in self._states]
+        tensors = self._state.tensors()
+        edges = torch.tensor([*self._firsts, self.sinks.num_blocks])
+        cuts = torch.searchsorted(tensors["blocks"], edges).tolist()
+        return [
+            {name: tensor[low:high] for name, tensor in tensors.items()}
+            for low, high in itertools.pairwise(cuts)
+        ]
 
     def load_bank_states(self, banks: list[dict[str, Tensor]]) -> None:
         """The inverse of `bank_states`.
@@ -118,57 +131,77 @@ class BlockAdam:
         Raises:
             CheckpointError: Another number of banks, or tensors that do not fit them.
         """
-        if len(banks) != len(self._states):
+        if len(banks) != len(self._firsts):
             raise CheckpointError(
                 "optimizer state of the sinks",
-                expected=f"{len(self._states)} banks",
+                expected=f"{len(self._firsts)} banks",
                 found=f"{len(banks)}",
                 remedy="resume with the state that was saved with this model",
             )
-        for state, tensors in zip(self._states, banks, strict=True):
-            state.load(tensors)
+        for bank, first, tensors in zip(self.sinks.banks, self._firsts, banks, strict=True):
+            _require_fit(bank, first, tensors)
+        if banks:
+            names = ("blocks", "steps", *_MOMENTS)
+            self._state.load({name: torch.cat([part[name] for part in banks]) for name in names})
+
+
+def _require_fit(bank: Tensor, first: int, tensors: dict[str, Tensor]) -> None:
+    rows = (tensors["blocks"] - first).tolist()
+    shape = (len(rows), *bank.shape[1:])
+    fits = all(tuple(tensors[name].shape) == shape for name in _MOMENTS)
+    inside = rows == sorted(set(rows) & set(range(len(bank))))
+    if not fits or not inside:
+        raise CheckpointError(
+            "optimizer state of a bank",
+            expected=f"ascending blocks of a bank of {len(bank)} from {first}, with moments "
+            f"{list(shape)}",
+            found=f"{len(rows)} blocks with moments {list(tensors['exp_avg'].shape)}",
+            remedy="resume with the state that was saved with this model",
+        )
 
 
 class _TouchedBlocks:
-    """Adam's state of the touched blocks of one bank, in slots in the order of first touch."""
+    """Adam's state of the touched blocks, in slots in the order of first touch."""
 
-    def __init__(self, bank: Tensor, first_block: int, directory: Path | None) -> None:
-        self._bank = bank
-        self._first_block = first_block
-        self._slot_of_row: dict[int, int] = {}
+    def __init__(self, sinks: SinkBanks, directory: Path | None) -> None:
+        self._sinks = sinks
+        self._slot_of_block: dict[int, int] = {}
         self.exp_avg, self.exp_avg_sq = self._zeros(0), self._zeros(0)
-        if directory is not None:
+        if directory is not None and sinks.num_blocks:
             # Room for every block, of which the file takes what is touched: slots fill from the
             # front.
+            shape = (sinks.num_blocks, *self.exp_avg.shape[1:])
             self.exp_avg, self.exp_avg_sq = (
-                mapped(directory / f"{name}-{first_block}", bank.shape, torch.float32)
-                for name in _MOMENTS
+                mapped(directory / name, shape, torch.float32) for name in _MOMENTS
             )
         self.steps = torch.zeros(len(self.exp_avg), dtype=torch.int64)
 
     def _zeros(self, slots: int) -> Tensor:
-        shape = (slots, *self._bank.shape[1:])
-        return torch.zeros(shape, dtype=torch.float32, device=self._bank.device)
+        sinks = self._sinks
+        shape = (slots, sinks.layers, 3, sinks.block_size, sinks.hidden)
+        device = sinks.banks[0].device if len(sinks.banks) else None
+        return torch.zeros(shape, dtype=torch.float32, device=device)
 
-    def slots(self, rows: Tensor) -> Tensor:
-        """The slot of each row; new rows get new slots with zero moments."""
-        known = self._slot_of_row
-        slots = [known.setdefault(row, len(known)) for row in rows.tolist()]
+    def slots(self, blocks: Tensor) -> Tensor:
+        """The slot of each block; new blocks get new slots with zero moments."""
+        known = self._slot_of_block
+        slots = [known.setdefault(block, len(known)) for block in blocks.tolist()]
         missing = len(known) - len(self.exp_avg)
         if missing > 0:
             # Doubling keeps the copies linear in the touched blocks.
-            missing = min(max(missing, len(self.exp_avg)), len(self._bank) - len(self.exp_avg))
+            most = self._sinks.num_blocks - len(self.exp_avg)
+            missing = min(max(missing, len(self.exp_avg)), most)
             self.exp_avg = torch.cat([self.exp_avg, self._zeros(missing)])
             self.exp_avg_sq = torch.cat([self.exp_avg_sq, self._zeros(missing)])
             self.steps = torch.cat([self.steps, self.steps.new_zeros(missing)])
         return torch.tensor(slots, dtype=torch.int64)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state sorted by row: equal states give equal tensors, whatever came first."""
-        rows = sorted(self._slot_of_row)
-        slots = torch.tensor([self._slot_of_row[row] for row in rows], dtype=torch.int64)
+        """The state sorted by block: equal states give equal tensors, whatever came first."""
+        blocks = sorted(self._slot_of_block)
+        slots = torch.tensor([self._slot_of_block[block] for block in blocks], dtype=torch.int64)
         return {
-            "blocks": torch.tensor(rows, dtype=torch.int64) + self._first_block,
+            "blocks": torch.tensor(blocks, dtype=torch.int64),
             "steps": self.steps[slots],
             "exp_avg": self.exp_avg[slots],
             "exp_avg_sq": self.exp_avg_sq[slots],
@@ -176,22 +209,10 @@ class _TouchedBlocks:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Replace the state by what `tensors` gave."""
-        rows = (tensors["blocks"] - self._first_block).tolist()
-        shape = (len(rows), *self._bank.shape[1:])
-        fits = all(tuple(tensors[name].shape) == shape for name in _MOMENTS)
-        inside = rows == sorted(set(rows) & set(range(len(self._bank))))
-        if not fits or not inside:
-            raise CheckpointError(
-                "optimizer state of a bank",
-                expected=f"ascending blocks of a bank of {len(self._bank)} from "
-                f"{self._first_block}, with moments {list(shape)}",
-                found=f"{len(rows)} blocks with moments {list(tensors['exp_avg'].shape)}",
-                remedy="resume with the state that was saved with this model",
-            )
-        self._slot_of_row = {}
-        slots = self.slots(tensors["blocks"] - self._first_block)
+        self._slot_of_block = {}
+        slots = self.slots(tensors["blocks"])
         self.exp_avg[slots], self.exp_avg_sq[slots] = (
-            tensors[name].to(self._bank.device) for name in _MOMENTS
+            tensors[name].to(self.exp_avg.device) for name in _MOMENTS
         )
         self.steps[slots] = tensors["steps"].cpu()
 

@@ -31,8 +31,9 @@ from trained_world import (
     write_corpus,
 )
 
-from manifests import Manifest
+from manifests import Manifest, open_manifest
 from manifests.errors import CheckpointError, InputError, MissingExtraError, TrainingError
+from manifests.writer import set_policy
 from sinkmodel.allocation import SinkMap
 from sinkmodel.checkpoint import load_run
 from sinkmodel.conversion import export_llama
@@ -221,6 +222,15 @@ def test_a_second_signal_does_not_wait() -> None:
         assert request.asked
 
 
+def test_resume_refuses_a_manifest_that_changed(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path, documents())
+    with pytest.raises(TrainingError):
+        train_tiny(manifest, tmp_path / "run", report=Interrupt(5))
+    set_policy(manifest.path, "doc_id = 'poem-0'", "strict")
+    with pytest.raises(InputError, match="give the same manifest, corpus and options"):
+        train_tiny(open_manifest(manifest.path), tmp_path / "run", resume=True)
+
+
 # --- banks on disk, passes and trackers -----------------------------------------------------------
 
 
@@ -233,7 +243,7 @@ def test_banks_on_disk_are_banks_in_memory(world: tuple[Path, Manifest], tmp_pat
         if progress.done == 17:
             scratch = tmp_path / ".run.training" / "banks-00000"
             sizes = {path.name: path.stat().st_size for path in scratch.iterdir()}
-            assert sizes.keys() == {"weights-00000", "exp_avg-0", "exp_avg_sq-0"}
+            assert sizes.keys() == {"weights-00000", "exp_avg", "exp_avg_sq"}
             blocks = SinkMap.read(base / "run" / "sink_map.parquet").num_blocks
             assert set(sizes.values()) == {blocks * 2 * 3 * 4 * 32 * 4}
             raise KeyboardInterrupt
