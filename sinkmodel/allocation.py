@@ -303,10 +303,8 @@ def allocate(
 
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     blocks = np.repeat(starts, counts) + within
-    drawn = draw_pool(
-        ids[pooled], pool_blocks=pool_blocks, draws=pool_draws, seed=seed, parts=pool_parts
-    )
-    blocks[np.repeat(pooled, counts)] = drawn.reshape(-1)
+    pool = {"pool_blocks": pool_blocks, "draws": pool_draws, "parts": pool_parts}
+    blocks[np.repeat(pooled, counts)] = draw_pool(ids[pooled], seed=seed, **pool).reshape(-1)
     columns = [
         pa.array(ids),
         pa.array(policies, pa.string()),

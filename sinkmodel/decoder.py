@@ -152,10 +152,10 @@ class SinkModel(SinkPreTrainedModel):
 
 
 def check_packing(
-    position_ids: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None
+    position_ids: Tensor | None, attention_mask: Tensor | None, past_key_values: Cache | None
 ) -> None:
     """Refuse packed rows where transformers would let attention cross documents in silence."""
-    if attention_mask is None and past_key_values is None:
+    if position_ids is None or (attention_mask is None and past_key_values is None):
         return
     begins = position_ids.diff(dim=1) != 1
     if attention_mask is not None and attention_mask.ndim == 2:

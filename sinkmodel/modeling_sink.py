@@ -110,8 +110,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
                 end of a packed row is a document with sequence ID 0 and ignored labels.
             past_key_values: Cache of earlier tokens; not for packed rows.
             inputs_embeds: [B, T, D] instead of `input_ids`.
-            labels: int64 [B, T], unshifted; -100 is ignored. The loss is the mean over the
-                others, float32, in nats.
+            labels: int64 [B, T], unshifted; -100 is ignored. The loss is a mean, float32, in nats.
             use_cache: By default `config.use_cache` in eval mode, for rows that are not packed.
             logits_to_keep: Compute only the last so many logits, or those at these indices.
             return_dict: False returns a tuple.
@@ -124,8 +123,7 @@ class SinkForCausalLM(SinkPreTrainedModel, GenerationMixin):
         if tokens is None:
             raise ValueError("give either input_ids or inputs_embeds")
         routing = self._route(sequence_ids, tokens)
-        if position_ids is not None:
-            check_packing(position_ids, attention_mask, past_key_values)
+        check_packing(position_ids, attention_mask, past_key_values)
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not self.training and position_ids is None
         outputs = self.model(
