@@ -25,7 +25,7 @@ from sinkmodel.evaluate.unlearning_scores import truth_ratio
 from sinkmodel.losses import IGNORED, token_losses
 from sinkmodel.modeling_sink import SinkForCausalLM
 
-RELEARN_STEPS = (0, 10, 25, 50, 100)
+RELEARN_STEPS, RELEARN_RATE = (0, 10, 25, 50, 100), 3e-4
 _ROWS = 32  # answers scored at a time
 Route = Callable[[int], int]  # author -> sequence ID whose sinks are on, 0 for none
 
@@ -205,7 +205,6 @@ def relearning(
     *,
     seed: int,
     context_length: int,
-    steps: Sequence[int] = RELEARN_STEPS,
 ) -> Iterator[Mapping[str, float]]:
     """Teach half of the questions, and ask for the other half after some steps.
 
@@ -227,9 +226,15 @@ def relearning(
         for i, a in enumerate(encoded(taught))
     ]
     answers = encoded(asked)
-    for step, learner in relearn(
-        model, probes, context_length=context_length, seed=seed, steps=steps
-    ):
+    learning = relearn(
+        model,
+        probes,
+        context_length=context_length,
+        seed=seed,
+        steps=RELEARN_STEPS,
+        rate=RELEARN_RATE,
+    )
+    for step, learner in learning:
         scored = score_answers(learner, answers)
         yield {
             "step": step,

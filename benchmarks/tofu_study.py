@@ -11,10 +11,11 @@
 DIR holds what benchmarks/tofu.py made: the base, and for `sinks` and `cost` its strict runs.
 
     train     all weights learn TOFU's questions, or those that an oracle keeps; then it is measured
-    unlearn   the standard model of the seed is trained until it seems not to know
+    unlearn   the standard model of a seed (--of) is trained until it seems not to know
+    relearn   relearning alone, of a model that `train` left
     sinks     a strict run before and after its forgotten sinks are zeroed, and the run that never
               had them
-    cost      `govern forget` of forget10 on a copy of the strict run
+    cost      a signed forget of each set on a copy of the strict run
 
 Each stage appends a row to DIR/study.jsonl, and does nothing where its row is there.
 """
@@ -25,22 +26,33 @@ import argparse
 import copy
 import dataclasses
 import json
-import resource
 import shutil
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tofu import run_path, sequence_ids
-from tofu_data import AUTHORS, FORGOTTEN, Question, encode_answers, load_tofu, of_set, trained
-from tofu_measure import ask, measure, model_utility, relearning
+from tofu_data import (
+    AUTHORS,
+    FORGOTTEN,
+    Question,
+    Tofu,
+    encode_answers,
+    load_tofu,
+    of_set,
+    trained,
+)
+from tofu_measure import Route, ask, measure, model_utility, relearning
 from tofu_table import print_study
 from tofu_unlearn import unlearn
 
+from govern.audit.signing import new_private_key
+from govern.forget.execute import forget
+from govern.forget.request import ForgetRequest
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.texts import read_texts
@@ -58,14 +70,19 @@ from sinkmodel.train import train
 RESULTS = "study.jsonl"
 ORACLES = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 FINE_TUNING = ("context_length=256", "batch_rows=2", "epochs=4", "learning_rate=1e-3")
+ARMS = ("standard", *ORACLES.values(), "strict", "never")  # the last two for `relearn` only
 RATE = 1e-4
+Point = Mapping[str, float]
 _LOOKED_AT = 100  # questions that decide at which step unlearning was best
 Row = dict[str, Any]
 
 
 def rows_of(work: Path) -> list[Row]:
+    """The last row of each name: measuring again replaces."""
     path = work / RESULTS
-    return [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+    names = ("arm", "set", "seed", "rate", "authors")
+    return list({tuple(row.get(name) for name in names): row for row in rows}.values())
 
 
 def find(rows: list[Row], **wanted: object) -> Row | None:
@@ -125,19 +142,37 @@ def train_arm(arguments: argparse.Namespace) -> None:
     run, tofu = load_run(out), load_tofu(data)
     row = {"arm": arm, "seed": seed, "seconds": seconds, "excluded": len(exclude)}
     row |= measure(run.model, run.tokenizer, tofu, no_sinks)
-    row["relearning"] = {
-        name: list(curve(run, run.model, of_set(tofu.forget, name), seed))
+    add(work, row | {"relearning": learned_again(run, tofu, arm, seed)})
+
+
+def relearn_arm(arguments: argparse.Namespace) -> None:
+    """Relearning alone, of a model that was trained and measured before."""
+    work, arm, seed = arguments.work, arguments.arm, arguments.seed
+    row = find(rows_of(work), arm=arm, seed=seed)
+    assert row is not None, f"measure {arm} first"
+    tofu = load_tofu(arguments.data)
+    if arm in ("strict", "never"):
+        with sinks_arm(arguments, arm) as (run, route):
+            found = {"forget10": curve(run, run.model, tofu.forget, route, seed)}
+    else:
+        found = learned_again(load_run(work / f"{arm}-{seed}"), tofu, arm, seed)
+    add(work, row | {"relearning": found})
+
+
+def learned_again(run: Run, tofu: Tofu, arm: str, seed: int) -> dict[str, list[Point]]:
+    """Relearning curves of every set that `arm` is about."""
+    return {
+        name: curve(run, run.model, of_set(tofu.forget, name), no_sinks, seed)
         for name, oracle in ORACLES.items()
         if arm in (oracle, "standard")
     }
-    add(work, row)
 
 
 def curve(
-    run: Run, model: SinkForCausalLM, questions: tuple[Question, ...], seed: int
-) -> list[Mapping[str, float]]:
+    run: Run, model: SinkForCausalLM, questions: tuple[Question, ...], route: Route, seed: int
+) -> list[Point]:
     length = run.context_length
-    found = relearning(model, run.tokenizer, questions, no_sinks, seed=seed, context_length=length)
+    found = relearning(model, run.tokenizer, questions, route, seed=seed, context_length=length)
     return list(found)
 
 
@@ -149,7 +184,7 @@ def unlearn_arm(arguments: argparse.Namespace) -> None:
     work, name, seed = arguments.work, arguments.set, arguments.seed
     oracle = find(rows_of(work), arm=ORACLES[name], seed=seed)
     assert oracle is not None, f"train {ORACLES[name]} first"
-    run, tofu = load_run(work / f"standard-{seed}"), load_tofu(arguments.data)
+    run, tofu = load_run(work / f"standard-{arguments.of}"), load_tofu(arguments.data)
     first = AUTHORS - FORGOTTEN[name]
     some = of_set(tofu.forget, name)
     kept = [q for q in trained(arguments.data) if q.author < first]
@@ -165,7 +200,7 @@ def unlearn_arm(arguments: argparse.Namespace) -> None:
         run.model, arguments.method, forget, retain, rate=arguments.rate, seed=seed
     ):
         found = ask(stop.model, run.tokenizer, some[::every], no_sinks)
-        utility = model_utility([ask(stop.model, run.tokenizer, tofu.kept, no_sinks)])
+        utility = model_utility([ask(stop.model, run.tokenizer, tofu.kept[::2], no_sinks)])
         quality = forget_quality(found.truth, truth)
         stops.append(
             {"step": stop.step, "seconds": stop.seconds, "quality": quality, "kept": utility}
@@ -175,74 +210,70 @@ def unlearn_arm(arguments: argparse.Namespace) -> None:
             chosen = stops[-1]
     assert best is not None
     row = {"arm": arguments.method, "set": name, "seed": seed, "rate": arguments.rate}
+    row["standard"] = arguments.of
     row |= {"step": chosen["step"], "seconds": chosen["seconds"], "stops": stops}
     row |= measure(best[1], run.tokenizer, tofu, no_sinks)
-    row["relearning"] = {name: curve(run, best[1], some, seed)}
+    row["relearning"] = {name: curve(run, best[1], some, no_sinks, seed)}
     add(work, row)
 
 
 # --- strict sinks --------------------------------------------------------------------------------
 
 
+@contextmanager
+def sinks_arm(arguments: argparse.Namespace, arm: str) -> Iterator[tuple[Run, Route]]:
+    """The run of an arm as it is asked, and whose sinks are on for an author.
+
+    Forgotten sequences stay routed to their zeroed sinks, as by an attacker with the files.
+    """
+    known = sequence_ids(open_manifest(arguments.work / f"manifest-{arguments.authors}"))
+    forgotten = {a: i for a, i in known.items() if a >= AUTHORS - FORGOTTEN["forget10"]}
+    run = load_run(run_path(arguments.work, "never" if arm == "never" else "strict", arguments))
+    unknown = forgotten if arm == "never" else {}
+    with zeroed(run.model, list(forgotten.values()) if arm == "strict" else []):
+        yield run, lambda author: 0 if author in unknown else known.get(author, 0)
+
+
 def measure_sinks(arguments: argparse.Namespace) -> None:
-    """Forgotten sequences stay routed to their zeroed sinks, as by an attacker with the files."""
-    work, seed = arguments.work, arguments.seed
     tofu = load_tofu(arguments.data)
-    manifest = open_manifest(work / f"manifest-{arguments.authors}")
-    known = sequence_ids(manifest)
-
-    def look(arm: str, run: Run, ids: Mapping[int, int]) -> None:
-        def route(author: int) -> int:
-            return ids.get(author, 0)
-
-        row = {"arm": arm, "seed": seed, "authors": arguments.authors}
-        row |= measure(run.model, run.tokenizer, tofu, route)
-        if arm != "strict before":
-            learning = relearning(
-                run.model,
-                run.tokenizer,
-                tofu.forget,
-                route,
-                seed=seed,
-                context_length=run.context_length,
-            )
-            row["relearning"] = {"forget10": list(learning)}
-        add(work, row)
-
-    first = AUTHORS - FORGOTTEN["forget10"]
-    run = load_run(run_path(work, "strict", arguments))
-    look("strict before", run, known)
-    with zeroed(run.model, [i for author, i in known.items() if author >= first]):
-        look("strict", run, known)
-    never = load_run(run_path(work, "never", arguments))
-    look("never", never, {author: i for author, i in known.items() if author < first})
+    for arm in ("strict before", "strict", "never"):
+        with sinks_arm(arguments, arm) as (run, route):
+            row = {"arm": arm, "seed": arguments.seed, "authors": arguments.authors}
+            row |= measure(run.model, run.tokenizer, tofu, route)
+            if arm != "strict before":
+                again = curve(run, run.model, tofu.forget, route, arguments.seed)
+                row["relearning"] = {"forget10": again}
+        add(arguments.work, row)
 
 
 def forget_cost(arguments: argparse.Namespace) -> None:
-    """Processor and wall seconds of the whole command, and of zeroing in a loaded model."""
+    """Processor and wall seconds of a signed forget in place, and of zeroing in a loaded model.
+
+    The report's figures of behaviour are left out, as they are of every method here; imports and
+    loading are not counted for any.
+    """
     work, seed = arguments.work, arguments.seed
-    source, copied = run_path(work, "strict", arguments), work / "cost-run"
+    source = run_path(work, "strict", arguments)
     manifest = work / f"manifest-{arguments.authors}"
+    known, run = sequence_ids(open_manifest(manifest)), load_run(source)
     for name, count in FORGOTTEN.items():
-        for path in (copied, work / "cost-manifest", work / "cost-report"):
-            shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(source, copied)
-        shutil.copytree(manifest, work / "cost-manifest")
-        command = [sys.executable, "-m", "govern", "forget", str(copied), "--manifest"]
-        command += [str(work / "cost-manifest"), "--where", f"author >= {AUTHORS - count}"]
-        command += [*arguments.forget, "--report", str(work / "cost-report")]
-        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        run = load_run(source)
-        known = sequence_ids(open_manifest(manifest))
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            base = Path(folder)
+            shutil.copytree(source, base / "run")
+            shutil.copytree(manifest, base / "manifest")
+            where = f"author >= {AUTHORS - count}"
+            request = ForgetRequest(
+                kind="where", values=(where,), reference=name, reason="study", quotations=False
+            )
+            cpu, wall = time.process_time(), time.perf_counter()
+            forget(base / "run", base / "manifest", request, in_place=True, key=new_private_key())
+            spent, waited = time.process_time() - cpu, time.perf_counter() - wall
         ids = [i for author, i in known.items() if author >= AUTHORS - count]
-        begin = time.process_time()
+        cpu = time.process_time()
         with zeroed(run.model, ids):
-            zeroing = time.process_time() - begin
+            zeroing = time.process_time() - cpu
         row = {"arm": "cost", "set": name, "seed": seed, "authors": arguments.authors}
-        add(work, row | {"seconds": spent, "wall": wall, "zeroing": zeroing})
+        add(work, row | {"seconds": spent, "wall": waited, "zeroing": zeroing})
 
 
 # --- command line --------------------------------------------------------------------------------
@@ -251,7 +282,7 @@ def forget_cost(arguments: argparse.Namespace) -> None:
 def key(arguments: argparse.Namespace) -> Row:
     """What names the last row of a stage."""
     row: Row = {"seed": arguments.seed}
-    if arguments.stage == "train":
+    if arguments.stage in ("train", "relearn"):
         return row | {"arm": arguments.arm}
     if arguments.stage == "unlearn":
         return row | {"arm": arguments.method, "set": arguments.set, "rate": arguments.rate}
@@ -263,15 +294,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--stage", choices=["train", "unlearn", "sinks", "cost"])
-    parser.add_argument("--arm", choices=["standard", *ORACLES.values()], default="standard")
+    parser.add_argument("--stage", choices=["train", "unlearn", "relearn", "sinks", "cost"])
+    parser.add_argument("--arm", choices=ARMS, default="standard")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--set", choices=FORGOTTEN, default="forget10")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of", type=int, default=0, help="seed of the standard model to unlearn")
     parser.add_argument("--authors", type=int, default=AUTHORS)
     parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--forget", action="append", default=[], metavar="OPTION")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plots", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -279,11 +310,14 @@ def main() -> None:
     stages = {
         "train": train_arm,
         "unlearn": unlearn_arm,
+        "relearn": relearn_arm,
         "sinks": measure_sinks,
         "cost": forget_cost,
     }
-    if arguments.stage and find(rows_of(arguments.work), **key(arguments)) is None:
-        stages[arguments.stage](arguments)
+    if arguments.stage:
+        again = arguments.stage == "relearn"
+        if again or find(rows_of(arguments.work), **key(arguments)) is None:
+            stages[arguments.stage](arguments)
     if arguments.table:
         print_study(rows_of(arguments.work), arguments.plots)
 

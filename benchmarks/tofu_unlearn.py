@@ -16,7 +16,7 @@ from sinkmodel.evaluate.baselines import Answers, unlearning_loss
 from sinkmodel.losses import IGNORED, next_labels, token_losses
 from sinkmodel.modeling_sink import SinkForCausalLM
 
-STEPS = (10, 25, 50, 100)  # where the model is looked at
+STEPS = (10, 30, 100)  # where the model is looked at
 _ROWS = 8  # answers to forget in a step, and as many to retain
 
 

@@ -208,8 +208,37 @@ def test_the_rate_is_chosen_by_forget_quality_at_the_first_seed(study: SimpleNam
     ]
     assert study.table.best_rates(rows, "forget10") == {"NPO": 1e-4}
     assert study.table.best_rates(rows, "forget05") == {"NPO": 3e-4}
-    assert study.table.reached(rows[0]) == 4.0
-    assert study.table.reached({"stops": stops(0.01, 0.04)}) is None
+
+
+def test_the_baseline_to_compare_with_is_the_cheapest_that_is_not_told_apart(
+    study: SimpleNamespace,
+) -> None:
+    random = np.random.default_rng(0)
+    never = random.uniform(0.5, 1.5, 400)
+
+    def row(arm: str, seconds: float, shift: float) -> dict[str, Any]:
+        truth = (never + shift).tolist()
+        found = {"arm": arm, "set": "forget10", "seed": 0, "rate": 1e-4, "step": 10}
+        return found | {"seconds": seconds, "truth": truth, "stops": stops(0.0)}
+
+    oracle = {"arm": "retain90", "seed": 0, "truth": never.tolist()}
+    rows = [row("NPO", 9.0, 0.0), row("SimNPO", 5.0, 0.01), row("gradient ascent", 1.0, -0.4)]
+    best, value = study.table.best_baseline([oracle, *rows], "forget10")
+    assert best["arm"] == "SimNPO"
+    assert value > study.table.SAME
+    worse, value = study.table.best_baseline(
+        [oracle, row("NPO", 1.0, -0.4), row("SimNPO", 2.0, -0.2)], "forget10"
+    )
+    assert worse["arm"] == "SimNPO"
+    assert value < study.table.SAME
+    assert study.table.best_baseline([oracle], "forget10") is None
+
+
+def test_strict_arms_are_compared_with_the_run_that_never_had_the_sinks(
+    study: SimpleNamespace,
+) -> None:
+    arms = {arm: study.table.oracle_of(arm, "forget05") for arm in ("strict", "never", "NPO")}
+    assert arms == {"strict": "never", "never": "never", "NPO": "retain95"}
 
 
 def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:

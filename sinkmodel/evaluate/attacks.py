@@ -19,7 +19,8 @@ from sinkmodel.lazy_adam import BlockAdam
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 RELEARN_STEPS = (0, 10, 50, 100, 250, 500)
-_RATE, _ROWS = 1e-3, 4  # the rate and rows of a relearning step
+RELEARN_RATE = 1e-3
+_ROWS = 4  # of a relearning step
 
 
 def quantised(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -118,6 +119,7 @@ def relearn(
     context_length: int,
     seed: int,
     steps: Sequence[int] = RELEARN_STEPS,
+    rate: float = RELEARN_RATE,
 ) -> Iterator[tuple[int, SinkForCausalLM]]:
     """Train a copy on some documents and show it at each of `steps`.
 
@@ -130,13 +132,14 @@ def relearn(
         context_length: Tokens of a row at most.
         seed: Of the order of the documents.
         steps: Ascending; 0 is the model as given.
+        rate: Learning rate of weights and sinks.
 
     Yields:
         (steps taken, the copy in eval mode), valid until the next is asked for.
     """
     learner = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(learner.shared_parameters(), lr=_RATE, weight_decay=0.0)
-    sinks = BlockAdam(learner.sinks, lr=_RATE)  # gradients of banks are row-sparse
+    optimizer = torch.optim.AdamW(learner.shared_parameters(), lr=rate, weight_decay=0.0)
+    sinks = BlockAdam(learner.sinks, lr=rate)  # gradients of banks are row-sparse
     generator = np.random.default_rng(seed)
     for step in range(max(steps) + 1):
         if step in steps:
