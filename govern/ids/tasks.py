@@ -41,7 +41,7 @@ NUMBERS_NAME, DOCUMENTS_NAME = "numbers.i64", "documents.i64"
 # Of the rows of a pairs file: one in so many is known to the driver, which cuts ranges by them, and
 # so many samples make a group. A range reads up to a group too much at either end.
 PAIRS_PER_SAMPLE = 1 << 12
-_SAMPLES_PER_GROUP = 16
+_SAMPLES_PER_GROUP = 4
 _LOW = 1 << 32
 
 
@@ -286,16 +286,23 @@ def _pairs_of_range(task: Numbered, plan: Plan) -> tuple[Indices, Indices]:
     low, high = load_cuts(task.place)[task.number]
     found = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
     for bucket in range(plan.buckets):
-        with Groups(task.place.file("pairs", bucket)) as file:
-            firsts = [tuple(pair) for pair in file.counts["samples"][::_SAMPLES_PER_GROUP]]
-            for group, first in enumerate(firsts):
-                behind = firsts[group + 1] if group + 1 < len(firsts) else None
-                if (high is None or first < high) and (behind is None or low < behind):
-                    columns = file.read(group)
-                    a, b = columns["a"], columns["b"]
-                    here = slice(place_of(a, b, low), place_of(a, b, high))
-                    found.append((a[here], b[here]))
+        file, firsts = _pairs_file(task.place, bucket)
+        for group, first in enumerate(firsts):
+            behind = firsts[group + 1] if group + 1 < len(firsts) else None
+            if (high is None or first < high) and (behind is None or low < behind):
+                columns = file.read(group)
+                a, b = columns["a"], columns["b"]
+                here = slice(place_of(a, b, low), place_of(a, b, high))
+                found.append((a[here], b[here]))
     return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
+
+
+# Each range reads a little of each file, and a worker does many ranges.
+@functools.lru_cache(maxsize=256)
+def _pairs_file(place: Place, bucket: int) -> tuple[Groups, list[tuple[int, ...]]]:
+    """A file of pairs, opened, and the first pair of each of its groups."""
+    file = Groups(place.file("pairs", bucket))
+    return file, [tuple(pair) for pair in file.counts["samples"][::_SAMPLES_PER_GROUP]]
 
 
 def place_of(a: Indices, b: Indices, pair: tuple[int, int] | None) -> int:
