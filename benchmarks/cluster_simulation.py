@@ -31,12 +31,12 @@ BANDS = 32
 class Rates:
     """Microseconds of one core for each document of 1.6 KB; see docs/scale.md."""
 
-    reading: float = 31.0
-    keys: float = 2.0
-    pairs: float = 6.0
+    reading: float = 28.0
+    keys: float = 2.5
+    pairs: float = 8.5
     links: float = 22.0
-    settle: float = 2.0
-    cluster: float = 1.5
+    settle: float = 1.0
+    cluster: float = 4.0
     write: float = 14.0
 
 
