@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
@@ -214,6 +215,8 @@ def print_study(rows: Sequence[Row], plots: Path | None) -> None:
 
 # --- plots ---------------------------------------------------------------------------------------
 
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LEAST = -8  # the exponent where the axis of p-values begins
 _COLOURS = ("#0b6e4f", "#b3261e", "#8250df", "#9a6700", "#0969da", "#57606a")
 _STYLE = (
     "<style>text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}"
@@ -235,7 +238,10 @@ def relearning_plot(rows: Sequence[Row], name: str) -> str:
     place = {step: across(i / (len(steps) - 1)) for i, step in enumerate(steps)}
     there = [f"{place[s]:.1f},{up(band[s][1]):.1f}" for s in steps]
     back = [f"{place[s]:.1f},{up(band[s][0]):.1f}" for s in reversed(steps)]
-    parts = [f'<polygon class="band" points="{" ".join([*there, *back])}"/>']
+    parts = [
+        f'<polygon class="band" points="{" ".join([*there, *back])}"/>',
+        f'<polyline stroke="#57606a" stroke-dasharray="2 4" points="{" ".join(there)}"/>',
+    ]
     for number, (arm, some) in enumerate(drawn.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         mean = {
@@ -248,10 +254,10 @@ def relearning_plot(rows: Sequence[Row], name: str) -> str:
     ticks = [(place[step], str(step)) for step in steps]
     return _svg(
         f"Relearning {name}: recall of the untaught half after steps of training; "
-        "shaded: retrained without",
+        "dotted: the most of any oracle",
         parts,
         ticks,
-        "{:.0%}",
+        [f"{share:.0%}" for share in _SHARES],
     )
 
 
@@ -267,14 +273,20 @@ def trade_off_plot(rows: Sequence[Row]) -> str:
             for row in select(rows, **wanted):
                 oracle = select(rows, arm=oracle_of(arm, name), seed=row["seed"])
                 if oracle:
-                    x, y = across(row["kept_utility"]), up(quality(row, oracle[0], name))
+                    x = across(row["kept_utility"])
+                    y = up(logarithmic(quality(row, oracle[0], name)))
                     parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
         parts.append(_label(number, arm, colour))
-    ticks = [(across(t), f"{t:.2f}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    title = (
-        "Forget quality (KS p-value, up) by utility on kept authors (right): up and right is best"
+    ticks = [(across(t), f"{t:.2f}") for t in _SHARES]
+    title = "Forget quality (KS p, up) by utility on kept authors (right)"
+    return _svg(
+        title, parts, ticks, [f"1e{_LEAST * (1 - s):.0f}" if s < 1 else "1" for s in _SHARES]
     )
-    return _svg(title, parts, ticks, "{:.2f}")
+
+
+def logarithmic(p: float) -> float:
+    """Where a p-value lies between 10 ** _LEAST (0, and all below) and 1."""
+    return max(0.0, 1 - math.log10(p) / _LEAST) if p > 0 else 0.0
 
 
 def _label(number: int, text: str, colour: str) -> str:
@@ -285,13 +297,14 @@ def _label(number: int, text: str, colour: str) -> str:
     )
 
 
-def _svg(title: str, parts: Sequence[str], ticks: Sequence[tuple[float, str]], form: str) -> str:
+def _svg(
+    title: str, parts: Sequence[str], ticks: Sequence[tuple[float, str]], labels: Sequence[str]
+) -> str:
     grid = []
-    number: Callable[[float], str] = form.format
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for share, label in zip(_SHARES, labels, strict=True):
         y = up(share)
         grid.append(f'<line class="grid" x1="64" x2="{WIDTH - 24}" y1="{y}" y2="{y}"/>')
-        grid.append(f'<text x="56" y="{y + 4}" text-anchor="end">{number(share)}</text>')
+        grid.append(f'<text x="56" y="{y + 4}" text-anchor="end">{label}</text>')
     grid += [f'<text x="{x}" y="256" text-anchor="middle">{text}</text>' for x, text in ticks]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {HEIGHT + 20:.0f}" '

@@ -255,3 +255,7 @@ def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:
         rows = [{"arm": a, **row, **(change if a == arm else {})} for a in arms]
         (found,) = study.table.to_the_bit(rows)
         assert word in found
+
+
+def test_p_values_on_a_logarithmic_axis(study: SimpleNamespace) -> None:
+    assert [study.table.logarithmic(p) for p in (1.0, 1e-4, 1e-8, 1e-30, 0.0)] == [1, 0.5, 0, 0, 0]
