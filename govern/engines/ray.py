@@ -46,6 +46,7 @@ def connect(address: str | None, workers: int) -> Iterator[Ray]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {
+            "address": "local",  # else a cluster that somebody else left running here
             "num_cpus": workers,
             "include_dashboard": False,
             "object_store_memory": _OBJECTS,
