@@ -176,7 +176,8 @@ def _prepare(request: EvaluateRequest) -> _Asked:
     probes = make_probes(run, manifest, chosen, corpus=corpus, most=request.most, seed=request.seed)
     reference = None
     if request.reference is not None:
-        loaded = load_reference(request.reference, run)
+        ids = [probe.sequence_id for probe in probes.forgotten]
+        loaded = load_reference(request.reference, run, ids)
         digest = checkpoint_digest(request.reference)
         reference = Subject(model=loaded.model, checkpoint=digest)
     return _Asked(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,11 +84,17 @@ def make_probes(
     )
 
 
-def load_reference(path: Path, run: Run) -> Run:
+def load_reference(path: Path, run: Run, chosen: Collection[int]) -> Run:
     """A run of the same recipe that never saw the chosen documents.
 
+    Args:
+        path: Its directory.
+        run: The run that is measured.
+        chosen: Sequence IDs that the reference must not know.
+
     Raises:
-        CheckpointError: Not a run, or one whose losses cannot be compared.
+        CheckpointError: Not a run, or one whose losses cannot be compared, or one with sinks for
+            a chosen sequence: what it remembers would be taken for what nobody taught it.
     """
     from sinkmodel.checkpoint import load_run
 
@@ -99,6 +105,15 @@ def load_reference(path: Path, run: Run) -> Run:
             expected="the tokenizer of the run",
             found="another vocabulary, under which losses cannot be compared",
             remedy="train the reference with --set tokenizer=RUN",
+        )
+    wanted = set(chosen)
+    known = wanted.intersection(reference.model.sink_map.sequence_ids.tolist())
+    if known:
+        raise CheckpointError(
+            f"reference run {path}",
+            expected="a run that never saw the chosen documents",
+            found=f"sinks for {len(known)} of their {len(wanted)} sequences",
+            remedy="choose by --where what it never saw, or leave out --reference",
         )
     return reference
 

@@ -92,7 +92,8 @@ class ModelMeasurer:
 
         loaded = load_run(run)
         probes = self._probes(loaded, request)
-        reference = None if self.reference is None else load_reference(self.reference, loaded)
+        ids = [probe.sequence_id for probe in probes.forgotten]
+        reference = None if self.reference is None else load_reference(self.reference, loaded, ids)
         return pack(
             measure_before(
                 Subject(model=loaded.model),

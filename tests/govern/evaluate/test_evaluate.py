@@ -14,7 +14,7 @@ from page_structure import structure_faults
 
 from govern.cli import cli
 from govern.evaluate.charts import extracted_share, extraction_chart
-from manifests.errors import InputError, SelectionError
+from manifests.errors import CheckpointError, InputError, SelectionError
 from manifests.files import sha256_file
 
 WHERE = "doc_id LIKE 'strict-%'"
@@ -95,6 +95,20 @@ def test_asked_again_it_answers_from_its_cache(
     # Other documents are another question.
     with pytest.raises(AssertionError, match="scored again"):
         run_evaluate(world, evaluated, "--where", "doc_id = 'strict-0'")
+
+
+def test_a_reference_that_saw_what_is_measured_is_refused(
+    world: EvaluateWorld, tmp_path: Path
+) -> None:
+    asked = ("evaluate", world.run, "--manifest", world.base / "manifest", "--out", tmp_path / "o")
+    # The run itself knows all of them.
+    with pytest.raises(CheckpointError) as refused:
+        govern(*asked, "--where", WHERE, "--reference", world.run)
+    assert str(refused.value) == (
+        f"reference run {world.run}: expected a run that never saw the chosen documents, "
+        "found sinks for 5 of their 5 sequences; "
+        "choose by --where what it never saw, or leave out --reference"
+    )
 
 
 def test_the_run_is_left_alone(world: EvaluateWorld, tmp_path: Path) -> None:
