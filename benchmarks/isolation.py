@@ -1,14 +1,15 @@
 """What forgetting leaves behind, by policy: the MemSinks protocol scaled to one CPU.
 
     python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --arm private-8 --seed 0
-    python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --table
+    python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --table --plot isolation.svg
 
 `--size 2m` and `--size 8m` take larger models, `--open N` fewer open stories, `--set` the rest.
 100 stories stand in the corpus 48 times each, among thousands of single ones; half of the repeated
 stories are then forgotten by zeroing their blocks. An arm is one training; its figures are kept in
-DIR/results.jsonl, and `--table` prints them. Losses are nats per token.
+DIR/results.jsonl; `--table` prints them (isolation_table.py). Losses are nats per token.
 
     standard      the repeated stories are trained like any other
+    deduplicated  the same with each of them once
     oracle        as private-8, without the stories that will be forgotten
     published     hashed blocks of a common pool (MemSinks, arXiv 2507.09937): 10 of 400
     published-0.3 the same at density 0.3: 30 of 100
@@ -16,6 +17,8 @@ DIR/results.jsonl, and `--table` prints them. Losses are nats per token.
     private-E     own blocks; the shared neurons learn from the first E exposures
     strict        own blocks; the shared neurons learn nothing from repeated stories
     strict-open   half of the stories strict (those are forgotten), N of the others open (E = inf)
+    strict-open-oracle  the same without the strict ones: what strict-open has to be when they are
+                  forgotten, to the last digit
 """
 
 from __future__ import annotations
@@ -26,13 +29,12 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from isolation_table import frontier, print_tables, results
 
 from govern.ids.corpus import ReadOptions, read_corpus
 from govern.ids.pipeline import BuildConfig, build_ids
@@ -69,12 +71,9 @@ SIZES = {
 }
 # Blocks of the pool and how many of them a sequence draws.
 POOLS = {"published": (400, 10), "published-0.3": (100, 30), "published-nulls": (770, 10)}
-COLUMNS = (
-    *("arm", "seeds", "validation", "own sinks on: loss", "memorized"),
-    *("after: loss", "memorized", "gap closed, oracle", "gap closed, validation", "kept IDs: loss"),
-)
-Row = dict[str, Any]
-FIXED = ("standard", "oracle", *POOLS, "strict", "strict-open")
+PLAIN = ("standard", "deduplicated")  # no sinks
+ORACLES = ("oracle", "strict-open-oracle")  # never see the stories that others forget
+FIXED = (*PLAIN, *ORACLES, *POOLS, "strict", "strict-open")
 
 
 def arm_name(text: str) -> str:
@@ -86,8 +85,8 @@ def arm_name(text: str) -> str:
     return text
 
 
-def plant(stories: Path, work: Path) -> Path:
-    """The corpus: repeated stories COPIES times, single ones once; validation stands apart."""
+def plant(stories: Path, work: Path, copies: int) -> Path:
+    """The corpus: repeated stories so many times, single ones once; validation stands apart."""
     texts = [
         text
         for batch in read_corpus([stories], ReadOptions())
@@ -98,7 +97,7 @@ def plant(stories: Path, work: Path) -> Path:
     rows = [
         {"id": f"story-{i}/{copy}", "text": text, "kind": "repeated", "number": i}
         for i, text in enumerate(texts[:REPEATED])
-        for copy in range(COPIES)
+        for copy in range(copies)
     ]
     singles = texts[REPEATED + VALIDATION :]
     rows += [
@@ -114,12 +113,13 @@ def plant(stories: Path, work: Path) -> Path:
 
 
 def make_manifest(stories: Path, work: Path, arm: str, n_open: int) -> Manifest:
-    corpus = plant(stories, work / arm)
+    corpus = plant(stories, work / arm, 1 if arm == "deduplicated" else COPIES)
     config = BuildConfig(read=ReadOptions(keep=("kind", "number")))
     build_ids([corpus], work / arm / "manifest", config)
-    policies = {"standard": "shared", "strict": "strict", **dict.fromkeys(POOLS, "pooled")}
+    policies = dict.fromkeys(POOLS, "pooled") | dict.fromkeys(PLAIN, "shared")
+    policies["strict"] = "strict"
     where = "kind = 'repeated'"
-    if arm == "strict-open":
+    if arm.startswith("strict-open"):
         governed = f"{where} AND (number % 2 = 0 OR number >= {2 * n_open})"
         set_policy(work / arm / "manifest", governed, "strict")
     elif arm in policies:
@@ -131,7 +131,7 @@ def configuration(arm: str, seed: int, changes: list[str]) -> TrainConfig:
     config = configure("tinystories-1m", overrides=changes)
     private = arm.startswith("private-")
     budget = float(arm.removeprefix("private-")) if private else config.backbone_exposures
-    if arm == "strict-open":
+    if arm.startswith("strict-open"):
         budget = math.inf
     config = dataclasses.replace(
         config,
@@ -158,7 +158,7 @@ def measure(run: Run, manifest: Manifest, work: Path, arm: str) -> dict[str, flo
         probe(run, json.loads(line)["text"], 0)
         for line in (work / arm / "validation.jsonl").open(encoding="utf-8")
     ]
-    own = no_sinks if arm == "oracle" else own_sinks
+    own = no_sinks if arm in ORACLES else own_sinks
     before = score_all(run, forgotten, own)
     found = {
         "validation": score_all(run, held, no_sinks)[0],
@@ -166,7 +166,7 @@ def measure(run: Run, manifest: Manifest, work: Path, arm: str) -> dict[str, flo
         "own_memorization": before[1],
         "kept_before": score_all(run, kept, own_sinks)[0],
     }
-    erased = [] if arm in ("oracle", "standard") else [p.sequence_id for p in forgotten]
+    erased = [] if arm in (*ORACLES, *PLAIN) else [p.sequence_id for p in forgotten]
     with zeroed(run.model, erased):
         found["after"], found["after_memorization"] = score_all(run, forgotten, own)
         found["kept_after"] = score_all(run, kept, own_sinks)[0]
@@ -201,7 +201,7 @@ def run_arm(arguments: argparse.Namespace) -> None:
     config = configuration(arm, arguments.seed, [*SIZES[arguments.size], *arguments.set])
     config = dataclasses.replace(config, tokenizer=shared_tokenizer(work / arm, config.vocab_size))
     exclude: list[int] = []
-    if arm == "oracle":
+    if arm in ORACLES:
         documents = manifest.table("documents", ["sequence_id", "kind", "number"])
         number = documents["number"]
         even = pc.equal(pc.subtract(number, pc.multiply(pc.divide(number, 2), 2)), 0)
@@ -221,74 +221,6 @@ def run_arm(arguments: argparse.Namespace) -> None:
     shutil.rmtree(work / arm)
 
 
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """What a seed's other arms are compared with.
-
-    Attributes:
-        memorized: Standard training's loss on the stories that will be forgotten.
-        validation: Its loss on unseen stories.
-        oracle: The oracle's loss on the stories that will be forgotten.
-    """
-
-    memorized: float
-    validation: float
-    oracle: float
-
-
-def baselines(rows: list[Row]) -> dict[tuple[str, int], Baseline]:
-    """Of each size and seed that has both `standard` and `oracle`."""
-    found = {(r["arm"], r["size"], r["seed"]): r for r in rows}
-    return {
-        (size, seed): Baseline(
-            memorized=row["own_loss"], validation=row["validation"], oracle=oracle["after"]
-        )
-        for (arm, size, seed), row in found.items()
-        if arm == "standard" and (oracle := found.get(("oracle", size, seed)))
-    }
-
-
-def gaps(row: Row, baseline: Baseline) -> tuple[float, float]:
-    """The gap closed: towards the oracle on the same stories, and towards unseen stories."""
-    to_oracle = (row["after"] - baseline.memorized) / (baseline.oracle - baseline.memorized)
-    left = (row["validation"] - row["after"]) / (baseline.validation - baseline.memorized)
-    return to_oracle, 1 - left
-
-
-def print_tables(work: Path) -> None:
-    """For each size, every arm with its mean over seeds, and its spread where there are several."""
-    rows = [json.loads(line) for line in (work / "results.jsonl").open(encoding="utf-8")]
-    base = baselines(rows)
-    for size in sorted({row["size"] for row in rows}):
-        some = [row for row in rows if row["size"] == size]
-        print(f"\n{size}: {some[0]['shared_parameters']:,} shared parameters\n")
-        print(f"| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
-        arms: dict[tuple[str, ...], list[Row]] = {}
-        for row in some:
-            extra = [] if row["arm"] != "strict-open" else [f"{row['open']} open"]
-            arms.setdefault((row["arm"], *extra, *row["set"]), []).append(row)
-        for arm, of_seeds in arms.items():
-            print(f"| {', '.join(arm)} | {' | '.join(cells(of_seeds, base))} |")
-
-
-def cells(rows: list[Row], base: Mapping[tuple[str, int], Baseline]) -> list[str]:
-    """One arm's line of the table, after its name."""
-
-    def cell(values: list[float]) -> str:
-        spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.3f}{spread}" if values else "–"
-
-    names = ("validation", "own_loss", "own_memorization", "after", "after_memorization")
-    closed = [gaps(r, base[key]) for r in rows if (key := (r["size"], r["seed"])) in base]
-    kept = " → ".join(cell([r[name] for r in rows]) for name in ("kept_before", "kept_after"))
-    return [
-        str(len(rows)),
-        *(cell([r[name] for r in rows]) for name in names),
-        *(cell([pair[place] for pair in closed]) for place in (0, 1)),
-        kept,
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stories", type=Path)
@@ -299,11 +231,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plot", type=Path, metavar="SVG")
     arguments = parser.parse_args()
     if arguments.arm:
         run_arm(arguments)
+    rows = results(arguments.work) if arguments.table or arguments.plot else []
     if arguments.table:
-        print_tables(arguments.work)
+        print_tables(rows)
+    if arguments.plot:
+        arguments.plot.write_text(frontier(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import plots
 from tofu_data import FORGOTTEN, QUESTIONS
 
 from govern.evaluate.charts import HEIGHT, WIDTH, across, up
@@ -195,7 +195,7 @@ def to_the_bit(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def print_study(rows: Sequence[Row], plots: Path | None) -> None:
+def print_study(rows: Sequence[Row], folder: Path | None) -> None:
     """Markdown tables of every set that has rows; plots beside them."""
     for name in reversed(FORGOTTEN):
         if not select(rows, arm=oracle_of("", name)):
@@ -205,23 +205,18 @@ def print_study(rows: Sequence[Row], plots: Path | None) -> None:
             print(f"| {' | '.join([arm, *line(rows, some, name)])} |")
         print("\n".join(["", *cost_lines(rows, name)]))
     print("\n".join(["", *to_the_bit(rows)]))
-    if plots is not None:
+    if folder is not None:
         for name in FORGOTTEN:
             if select(rows, arm=oracle_of("", name)):
-                path = plots / f"tofu-relearning-{name}.svg"
+                path = folder / f"tofu-relearning-{name}.svg"
                 path.write_text(relearning_plot(rows, name), encoding="utf-8")
-        (plots / "tofu-trade-off.svg").write_text(trade_off_plot(rows), encoding="utf-8")
+        (folder / "tofu-trade-off.svg").write_text(trade_off_plot(rows), encoding="utf-8")
 
 
 # --- plots ---------------------------------------------------------------------------------------
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LEAST = -8  # the exponent where the axis of p-values begins
-_COLOURS = ("#0b6e4f", "#b3261e", "#8250df", "#9a6700", "#0969da", "#57606a")
-_STYLE = (
-    "<style>text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}"
-    "polyline{fill:none;stroke-width:2}.band{fill:#57606a;opacity:.25}</style>"
-)
 
 
 def relearning_plot(rows: Sequence[Row], name: str) -> str:
@@ -243,7 +238,7 @@ def relearning_plot(rows: Sequence[Row], name: str) -> str:
         f'<polyline stroke="#57606a" stroke-dasharray="2 4" points="{" ".join(there)}"/>',
     ]
     for number, (arm, some) in enumerate(drawn.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = plots.COLOURS[number % len(plots.COLOURS)]
         mean = {
             s: fmean(p["recall"] for r in some for p in r["relearning"][name] if p["step"] == s)
             for s in steps
@@ -266,7 +261,7 @@ def trade_off_plot(rows: Sequence[Row]) -> str:
     parts = []
     arms = [*METHODS, "strict"]
     for number, arm in enumerate(arms):
-        colour = _COLOURS[(number + 1) % len(_COLOURS)]
+        colour = plots.COLOURS[(number + 1) % len(plots.COLOURS)]
         for name in FORGOTTEN:
             rate = best_rates(rows, name).get(arm)
             wanted = {"arm": arm} if arm == "strict" else {"arm": arm, "set": name, "rate": rate}
@@ -275,7 +270,7 @@ def trade_off_plot(rows: Sequence[Row]) -> str:
                 if oracle:
                     x = across(row["kept_utility"])
                     y = up(logarithmic(quality(row, oracle[0], name)))
-                    parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
+                    parts.append(plots.dot(x, y, colour))
         parts.append(_label(number, arm, colour))
     ticks = [(across(t), f"{t:.2f}") for t in _SHARES]
     title = "Forget quality (KS p, up) by utility on kept authors (right)"
@@ -289,26 +284,18 @@ def logarithmic(p: float) -> float:
     return max(0.0, 1 - math.log10(p) / _LEAST) if p > 0 else 0.0
 
 
-def _label(number: int, text: str, colour: str) -> str:
+def _label(number: int, words: str, colour: str) -> str:
     x, y = 80 + 215 * (number % 3), HEIGHT - 30 + 17 * (number // 3)
-    return (
-        f'<circle cx="{x}" cy="{y - 4}" r="4" fill="{colour}"/>'
-        f'<text x="{x + 9}" y="{y}">{escape(text)}</text>'
-    )
+    return plots.dot(x, y - 4, colour) + plots.text(x + 9, y, words)
 
 
 def _svg(
     title: str, parts: Sequence[str], ticks: Sequence[tuple[float, str]], labels: Sequence[str]
 ) -> str:
     grid = []
-    for share, label in zip(_SHARES, labels, strict=True):
+    for share, words in zip(_SHARES, labels, strict=True):
         y = up(share)
         grid.append(f'<line class="grid" x1="64" x2="{WIDTH - 24}" y1="{y}" y2="{y}"/>')
-        grid.append(f'<text x="56" y="{y + 4}" text-anchor="end">{label}</text>')
-    grid += [f'<text x="{x}" y="256" text-anchor="middle">{text}</text>' for x, text in ticks]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {HEIGHT + 20:.0f}" '
-        f'role="img"><title>{escape(title)}</title>{_STYLE}'
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="64" y="24">{escape(title)}</text>'
-        f"{''.join(grid)}{''.join(parts)}</svg>\n"
-    )
+        grid.append(plots.text(56, y + 4, words, "end"))
+    grid += [plots.text(x, 256, words, "middle") for x, words in ticks]
+    return plots.document(title, WIDTH, HEIGHT + 20, [*grid, *parts])
