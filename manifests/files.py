@@ -65,6 +65,19 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name the file; Arrow's and those of a write do not.
+
+    Raises:
+        OSError: As it was, with `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
 def writer_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's writer lock, or say at once who does.
 

@@ -10,6 +10,7 @@ build has begun in the same directory.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import EngineError
-from manifests.files import canonical_json, fsync_directory
+from manifests.files import canonical_json, fsync_directory, naming
 
 Indices = npt.NDArray[np.int64]
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -79,15 +80,13 @@ def publishing(place: Place, path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        place.require_mine()
-        temporary.replace(path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        # Arrow does not say which file it was.
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            place.require_mine()
+            temporary.replace(path)
+            fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -216,8 +215,6 @@ class Groups:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    import json
-
     known: dict[str, Any] = json.loads(data)
     return known
 

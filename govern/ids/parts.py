@@ -30,13 +30,13 @@ import pyarrow as pa
 from govern.ids.corpus import Position
 from govern.ids.inputs import CorpusFile
 from manifests.errors import IntegrityError
-from manifests.files import canonical_json, fsync_directory
+from manifests.files import canonical_json, fsync_directory, naming
 from manifests.schema import REJECTS
 
 PARTS_NAME = "parts"
 _TABLES = ("documents.arrow", "rejects.arrow")
 # Raised when a part's columns change their meaning, so that no build goes on from older parts.
-PARTS_FORMAT = 3
+PARTS_FORMAT = 4
 # Bytes of text of a part: a few seconds of work. A part is one open file later, so there are no
 # more than some hundreds of them, however large the corpus is.
 PART_BYTES = 256 << 20
@@ -79,6 +79,7 @@ class Part:
     path: Path
     kinds: tuple[frozenset[str], ...]
     documents: int
+    n_rejects: int
     text_bytes: int
     bytes: int
     end: Position | None
@@ -89,20 +90,31 @@ class Part:
             return reader.read_all()
 
     def require_whole(self) -> None:
-        """Refuse a part that has lost bytes since it was published.
+        """Refuse a part without all rows of its maker, or with other bytes than it published.
 
         Raises:
-            IntegrityError: It has.
+            IntegrityError: So it is.
         """
-        found = sum((self.path / name).stat().st_size for name in _TABLES)
-        if found != self.bytes:
+        sizes = sum((self.path / name).stat().st_size for name in _TABLES)
+        self._require("bytes, as they were published", self.bytes, sizes)
+        rows = sum(_rows(self.path / name) for name in _TABLES)
+        self._require("documents and rejects", self.documents + self.n_rejects, rows)
+
+    def _require(self, what: str, expected: int, found: int) -> None:
+        if found != expected:
             raise IntegrityError(
                 f"working files {self.path}",
-                expected=f"{self.bytes} bytes, as they were written",
+                expected=f"{expected} {what}",
                 found=f"{found}",
                 remedy="remove this folder and those after it of the same task, then run the build "
                 "again with --resume",
             )
+
+
+def _rows(path: Path) -> int:
+    """Rows of an Arrow file; what they hold is not read."""
+    with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        return sum(reader.get_batch(k).num_rows for k in range(reader.num_record_batches))
 
 
 def plan_tasks(files: Sequence[CorpusFile], most: int = MOST_TASKS) -> list[Task]:
@@ -129,6 +141,7 @@ def published(folder: Path, task: Task) -> list[Part]:
                 path=path,
                 kinds=tuple(frozenset(kinds) for kinds in known["kinds"]),
                 documents=known["documents"],
+                n_rejects=known["rejects"],
                 text_bytes=known["text_bytes"],
                 bytes=known["bytes"],
                 end=Position(*known["end"]) if known["end"] else None,
@@ -172,12 +185,16 @@ class PartWriter:
         """Add a piece; it ends a part when that is full or the task is done."""
         if self._part is None:
             self._place = self._next_place(piece.task)
-            # A name of its own: another worker may be at the same part.
-            temporary = f".{self._place.name}.{secrets.token_hex(4)}.tmp"
-            self._part = _OpenPart(self._folder / temporary, piece)
-        self._part.add(piece)
-        if piece.end is None or self._part.text_bytes >= piece.task.part_bytes:
-            self._part.close(piece.end)
+        with naming(self._place):
+            if self._part is None:
+                # A name of its own: another worker may be at the same part.
+                temporary = f".{self._place.name}.{secrets.token_hex(4)}.tmp"
+                self._part = _OpenPart(self._folder / temporary, piece)
+            self._part.add(piece)
+            full = piece.end is None or self._part.text_bytes >= piece.task.part_bytes
+            if full:
+                self._part.close(piece.end)
+        if full:
             self._wait()
             self._publishing = self._publisher.submit(self._publish, self._part.path, self._place)
             self._part = None
@@ -188,10 +205,11 @@ class PartWriter:
 
     def _publish(self, path: Path, place: Path) -> None:
         if self._durable:
-            for file in path.iterdir():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-            fsync_directory(path)
+            with naming(place):
+                for file in path.iterdir():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
+                fsync_directory(path)
         self._may_publish()
         try:
             path.rename(place)
@@ -233,6 +251,7 @@ class _OpenPart:
         path.mkdir()
         self.path = path
         self.documents = 0
+        self.n_rejects = 0
         self.text_bytes = 0
         self._kinds: list[set[str]] = [set() for _ in first.kinds]
         self._documents = pa.ipc.new_file(path / "documents.arrow", first.documents.schema)
@@ -244,6 +263,7 @@ class _OpenPart:
             self.documents += piece.documents.num_rows
         if piece.rejects.num_rows:
             self._rejects.write_batch(piece.rejects)
+            self.n_rejects += piece.rejects.num_rows
         self.text_bytes += piece.text_bytes
         for seen, new in zip(self._kinds, piece.kinds, strict=True):
             seen |= new
@@ -254,6 +274,7 @@ class _OpenPart:
         known = {
             "kinds": [sorted(kinds) for kinds in self._kinds],
             "documents": self.documents,
+            "rejects": self.n_rejects,
             "text_bytes": self.text_bytes,
             "bytes": sum((self.path / name).stat().st_size for name in _TABLES),
             "end": end,

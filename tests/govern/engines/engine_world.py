@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "ids"))
 from corpora import edited, planted, prose, tree_bytes, write_jsonl
 
+from govern.engines import open_engine
 from govern.engines.base import attempt, calls, value_of
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, BuildReport, build_ids
@@ -23,6 +25,7 @@ FEW: dict[str, Any] = {"workers": 2, "threshold": 0.8, "num_perm": 32}
 BANDS = BuildConfig(**FEW).banding.bands
 READ = ReadOptions(source="s", keep=("owner",), batch_rows=40)
 SMALL_PARTS = "govern.ids.parts.PART_BYTES"
+PACKAGES = {"ray": "ray", "spark": "pyspark"}
 
 
 class Inline:
@@ -58,6 +61,17 @@ def used(engine: Any) -> Iterator[None]:
         patched.setattr("govern.ids.pipeline.open_engine", opened)
         patched.setattr("govern.ids.add.open_engine", opened)
         yield
+
+
+@contextmanager
+def a_cluster(name: str) -> Iterator[Any]:
+    """A Ray or Spark of two workers; skips where its extra is not installed."""
+    pytest.importorskip(PACKAGES[name], reason=f"extra {name}")
+    with pytest.MonkeyPatch.context() as patched:
+        # Workers must find the tasks of these tests.
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        with open_engine(name, None, 2) as engine:
+            yield engine
 
 
 def build(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,21 +11,15 @@ from typing import Any
 
 import pytest
 from engine_tasks import WORK, Work, dies_once, fails_as_user, first_fails, sleeps, squares
+from engine_world import PACKAGES, a_cluster
 
-from govern.engines import open_engine
 from manifests.errors import EngineError, InputError
-
-PACKAGES = {"ray": "ray", "spark": "pyspark"}
 
 
 @pytest.fixture(scope="module", params=PACKAGES)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
-    pytest.importorskip(PACKAGES[request.param], reason=f"extra {request.param}")
-    with pytest.MonkeyPatch.context() as patched:
-        # Workers must find the tasks of these tests.
-        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-        with open_engine(request.param, None, 2) as engine:
-            yield engine
+    with a_cluster(request.param) as engine:
+        yield engine
 
 
 def test_tasks_that_workers_cannot_load(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """SIGKILL at random moments: of a worker, executor, node or driver. The same bytes every time.
 
 A build runs in a process of its own with the cluster that it is killed in, under a time limit.
+With `pytest -rP --log-level=INFO` a test says what it killed when, and how long builds took.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -18,6 +20,7 @@ import pytest
 from engine_world import build, edited, prose, tree_bytes, write_jsonl
 
 pytestmark = pytest.mark.slow
+LOG = logging.getLogger(__name__)
 # Seconds after which a build counts as hanging.
 LIMIT = 240
 HERE = Path(__file__).parent
@@ -25,7 +28,7 @@ PACKAGES = {"processes": "govern", "ray": "ray", "spark": "pyspark"}
 # What runs a task on each engine, by its command line.
 VICTIMS = {
     "processes": ("multiprocessing.spawn", "spawn_main"),
-    "ray": ("raylet/raylet", "raylet/raylet", "ray::attempt", "ray::IDLE"),
+    "ray": ("raylet/raylet", "ray::attempt", "ray::IDLE"),
     "spark": ("CoarseGrainedExecutorBackend", "pyspark.daemon"),
 }
 
@@ -96,17 +99,17 @@ def descendants(process: int) -> Iterator[tuple[int, str]]:
 
 
 def kill_one(process: int, names: tuple[str, ...], chooser: random.Random) -> str | None:
-    """Kill a process below another whose command line has one of the names; its command line."""
-    name = chooser.choice(names)
-    found = sorted(one for one in descendants(process) if name in one[1])
+    """Kill a process below another whose command line has one of the names; its name and number."""
+    found = {name: sorted(n for n, line in descendants(process) if name in line) for name in names}
     # Of two nodes the second: the first has the driver.
-    if name.startswith("raylet"):
-        found = found[1:]
-    if not found:
+    found = {name: some[name.startswith("raylet") :] for name, some in found.items()}
+    there = [name for name in names if found[name]]
+    if not there:
         return None
-    victim, line = chooser.choice(found)
+    name = chooser.choice(there)
+    victim = chooser.choice(found[name])
     os.kill(victim, signal.SIGKILL)
-    return line
+    return f"{name} {victim}"
 
 
 def lasts(engine: str, corpus: Path, out: Path, expected: dict[str, bytes]) -> tuple[float, float]:
@@ -133,17 +136,22 @@ def test_workers_killed_at_ten_moments(
     pytest.importorskip(PACKAGES[engine], reason=f"extra {engine}")
     chooser = random.Random(1)
     starts, ends = lasts(engine, larger, tmp_path / "first", undisturbed)
-    died = []
+    died = 0
     for turn in range(10):
         out = tmp_path / str(turn)
+        begin = time.monotonic()
         process = begun(engine, larger, out)
         wait_for_start(process, out)
         time.sleep((turn + chooser.random()) / 10 * (ends - starts) * 0.8)
-        died.append(kill_one(process.pid, VICTIMS[engine], chooser))
+        moment = time.monotonic() - begin
+        killed = kill_one(process.pid, VICTIMS[engine], chooser)
+        died += killed is not None
         finished(process)
+        took = time.monotonic() - begin
+        LOG.info("killed at %.1f s, ended at %.1f s: %s", moment, took, killed)
         assert tree_bytes(out) == undisturbed, turn
-    killed = [line for line in died if line]
-    assert len(killed) >= 7, "most moments must fall inside the build"
+    LOG.info("undisturbed: %.1f s", ends)
+    assert died >= 7, "most moments must fall inside the build"
 
 
 @pytest.mark.parametrize("engine", PACKAGES)
@@ -160,13 +168,17 @@ def test_drivers_killed_at_five_moments(
         wait_for_start(process, out)
         time.sleep((turn + chooser.random()) / 5 * (ends - starts) * 0.8)
         below = [child for child, _ in descendants(process.pid)]
+        reached = sorted(path.name for path in out.glob(".work/stages/*/"))
         process.kill()
         process.communicate()
+        begin = time.monotonic()
         if not (out / "manifest.json").exists():
             died += 1
             finished(begun(engine, larger, out, resume=True))
+        LOG.info("killed at stages %s, resumed for %.1f s", reached, time.monotonic() - begin)
         assert tree_bytes(out) == undisturbed, turn
         require_gone(below)
+    LOG.info("undisturbed: %.1f s", ends)
     assert died >= 3, "most moments must fall inside the build"
 
 

@@ -1,138 +1,114 @@
 """What is lost, cut short or refused on the way stops a build, which says the stage and the file.
 
-Then its remedy is done, and the build that goes on gives the undisturbed bytes.
+Then its remedy is done, and the build that goes on gives the undisturbed bytes. What happens to
+single tasks and to files between stages is tested on Ray and Spark too, where their extras are.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from engine_world import BANDS, Inline, build, staged, tree_bytes, used
+from engine_sabotage import (
+    Disturbed,
+    drops_a_key,
+    drops_a_pair,
+    fault_of,
+    finish,
+    has_no_room,
+    leaves_a_batch_out,
+    leaves_a_group_out,
+    misses_a_key,
+    scratch,
+    shorten,
+)
+from engine_world import BANDS, PACKAGES, Inline, a_cluster, build, staged, tree_bytes, used
 from kill_points import ended, forked
 
-from govern.ids import tasks
 from govern.ids.exchange import Groups
-from manifests.errors import EngineError, GovernError, InputError
-
-FULL = OSError(errno.ENOSPC, "No space left on device")
+from manifests.errors import EngineError, InputError
 
 
-class Disturbed(Inline):
-    """An engine of which something happens to files behind a stage, or to the tasks before it."""
-
-    def __init__(self, stage: str, *, after: Callable[[], None] | None = None, lost: int = 0):
-        super().__init__()
-        self._stage, self._after, self._lost = stage, after, lost
-
-    def run(self, stage: str, function: Any, arguments: Any, finished: Any) -> list[Any]:
-        if stage == self._stage:
-            # Some engines have lost the tasks of a dead worker, and ended well.
-            arguments = arguments[: len(arguments) - self._lost]
-        values = super().run(stage, function, arguments, finished)
-        if stage == self._stage and self._after is not None:
-            self._after()
-        return values
+@pytest.fixture(
+    scope="module",
+    params=["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in PACKAGES)],
+)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Tasks here, and on each kind of cluster, which all tests share."""
+    if request.param == "inline":
+        yield Inline()
+        return
+    with a_cluster(request.param) as cluster:
+        yield cluster
 
 
-def fault_of(corpus: Path, out: Path, engine: Inline | None = None) -> str:
-    """What a build by tasks says when it stops; always one line."""
-    with used(engine or Inline()), pytest.raises(GovernError) as stop:
-        build(corpus, out, "processes")
-    said = str(stop.value)
-    assert "\n" not in said
-    return said
-
-
-def finish(corpus: Path, out: Path, whole: Path) -> None:
-    staged(corpus, out, resume=True)
-    assert tree_bytes(out) == tree_bytes(whole)
-
-
-def once_at(number: int, original: Callable[..., Any], change: Callable[[Any], Any]) -> Any:
-    """The function, whose result is changed at its call of that number."""
-    calls = 0
-
-    def patched(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        result = original(*args, **kwargs)
-        return change(result) if calls == number else result
-
-    return patched
-
-
-def without_last(result: Any) -> Any:
-    """Columns, or columns and bounds, without their last row."""
-    if isinstance(result, dict):
-        return {name: values[:-1] for name, values in result.items()}
-    if len(result) == 2:
-        return tuple(values[:-1] for values in result)
-    keys, owners, bounds = result
-    shorter = bounds.copy()
-    shorter[-1] -= 1
-    return keys[:-1], owners[:-1], shorter
+def test_a_task_of_a_build_that_is_over(
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any
+) -> None:
+    """A worker that was cut off comes back when another driver goes on there."""
+    fence = tmp_path / "m/.work/driver"
+    taken = Disturbed(engine, "keys", before=lambda: fence.write_text("another"))
+    said = fault_of(corpus, tmp_path / "m", taken)
+    assert f"working file {fence}: expected the mark of the build" in said
+    assert "found that of another build" in said
+    finish(corpus, tmp_path / "m", whole, engine)
 
 
 @pytest.mark.parametrize(
-    ("target", "name", "file", "expected"),
+    ("stage", "task", "change", "file", "expected"),
     [
-        (tasks, "by_bucket", "keys/00001.parquet", "rows, found"),
-        (Groups, "read", "pairs/00000.parquet", "keys to have been read, found"),
-        (tasks, "_pairs_of_range", "links", "pairs to have been read, found"),
+        ("keys", 1, drops_a_key, "keys/00001.parquet", "rows, found"),
+        ("pairs", 3, misses_a_key, "pairs/00003.parquet", "keys to have been read, found"),
+        ("links", 0, drops_a_pair, "links", "pairs to have been read, found"),
     ],
 )
 def test_a_task_that_drops_a_row(
     tmp_path: Path,
     corpus: Path,
     whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    target: Any,
-    name: str,
+    engine: Any,
+    stage: str,
+    task: int,
+    change: Callable[[pytest.MonkeyPatch], None],
     file: str,
     expected: str,
 ) -> None:
     out = tmp_path / "m"
-    number = 1 if name == "_pairs_of_range" else 2
-    with monkeypatch.context() as patched:
-        patched.setattr(target, name, once_at(number, getattr(target, name), without_last))
-        said = fault_of(corpus, out)
+    said = fault_of(corpus, out, Disturbed(engine, stage, task=(task, change)))
     lost = out / ".work/stages" / file
-    assert said.startswith(f"stage {file.split('/')[0]}, {lost}: expected "), said
+    assert said.startswith(f"stage {stage}, {lost}: expected "), said
     assert expected in said
-    if lost.is_dir():
-        for one in lost.iterdir():
-            one.unlink()
-    else:
-        lost.unlink()
-    finish(corpus, out, whole)
+    for one in lost.iterdir() if lost.is_dir() else [lost]:
+        one.unlink()
+    finish(corpus, out, whole, engine)
+
+
+def test_a_batch_that_is_not_written(
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any
+) -> None:
+    """No file after it would miss these texts: they are nowhere."""
+    part = tmp_path / "m/.work/parts/00001-00000"
+    disturbed = Disturbed(engine, "reading", task=(1, leaves_a_batch_out))
+    said = fault_of(corpus, tmp_path / "m", disturbed)
+    assert said.startswith(f"working files {part}: expected "), said
+    assert " documents and rejects, found " in said
+    for one in part.parent.glob("00001-*"):
+        one.rename(tmp_path / one.name)
+    finish(corpus, tmp_path / "m", whole, engine)
 
 
 def test_a_group_that_is_not_written(
-    tmp_path: Path, corpus: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any
 ) -> None:
     """The worker counts what it wrote before anybody can read it."""
-    calls = 0
-    write = pq.ParquetWriter.write_table
-
-    def sometimes(*args: Any, **kwargs: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls != 3:
-            write(*args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pq.ParquetWriter, "write_table", sometimes)
-        said = fault_of(corpus, tmp_path / "m")
-    assert said.startswith(f"stage keys, {tmp_path}/m/.work/stages/keys/00000.parquet: expected ")
-    assert not list((tmp_path / "m").glob(".work/stages/keys/*.parquet"))
-    finish(corpus, tmp_path / "m", whole)
+    keys = tmp_path / "m/.work/stages/keys"
+    said = fault_of(corpus, tmp_path / "m", Disturbed(engine, "keys", task=(0, leaves_a_group_out)))
+    assert said.startswith(f"stage keys, {keys}/00000.parquet: expected "), said
+    assert not (keys / "00000.parquet").exists()
+    finish(corpus, tmp_path / "m", whole, engine)
 
 
 @pytest.mark.parametrize(
@@ -147,21 +123,11 @@ def test_a_group_that_is_not_written(
 def test_an_engine_that_loses_a_task(
     tmp_path: Path, corpus: Path, whole: Path, stage: str, file: str
 ) -> None:
-    said = fault_of(corpus, tmp_path / "m", Disturbed(stage, lost=1))
+    said = fault_of(corpus, tmp_path / "m", Disturbed(Inline(), stage, lost=1))
     assert said.startswith(f"stage {stage}, "), said
     assert file in said
     assert "one file system that all machines have at this path" in said
     finish(corpus, tmp_path / "m", whole)
-
-
-def shorten(path: Path) -> None:
-    os.truncate(path, path.stat().st_size * 2 // 3)
-
-
-def scratch(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("change", [shorten, scratch])
@@ -177,16 +143,31 @@ def test_a_damaged_exchange_file(
     tmp_path: Path,
     corpus: Path,
     whole: Path,
+    engine: Any,
     stage: str,
     file: str,
     change: Callable[[Path], None],
 ) -> None:
     path = tmp_path / "m/.work/stages" / file
-    said = fault_of(corpus, tmp_path / "m", Disturbed(stage, after=lambda: change(path)))
+    said = fault_of(corpus, tmp_path / "m", Disturbed(engine, stage, after=lambda: change(path)))
     assert said.startswith(f"stage {stage}, {path}: expected the whole file"), said
     assert said.endswith("remove this file and run it again with --resume")
     path.unlink()
-    finish(corpus, tmp_path / "m", whole)
+    finish(corpus, tmp_path / "m", whole, engine)
+
+
+@pytest.mark.parametrize(
+    ("reader", "file"), [("pairs", "keys/00002.parquet"), ("links", "pairs/00000.parquet")]
+)
+def test_an_exchange_file_that_workers_find_cut_short(
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any, reader: str, file: str
+) -> None:
+    """The driver has counted it before."""
+    path = tmp_path / "m/.work/stages" / file
+    said = fault_of(corpus, tmp_path / "m", Disturbed(engine, reader, before=lambda: shorten(path)))
+    assert said.startswith(f"stage {path.parent.name}, {path}: expected the whole file"), said
+    path.unlink()
+    finish(corpus, tmp_path / "m", whole, engine)
 
 
 def test_a_damaged_part(tmp_path: Path, corpus: Path, whole: Path) -> None:
@@ -194,7 +175,7 @@ def test_a_damaged_part(tmp_path: Path, corpus: Path, whole: Path) -> None:
     said = fault_of(
         corpus,
         tmp_path / "m",
-        Disturbed("reading", after=lambda: shorten(part / "documents.arrow")),
+        Disturbed(Inline(), "reading", after=lambda: shorten(part / "documents.arrow")),
     )
     assert said.startswith(f"working files {part}: expected "), said
     for one in part.parent.glob("00001-*"):
@@ -202,29 +183,24 @@ def test_a_damaged_part(tmp_path: Path, corpus: Path, whole: Path) -> None:
     finish(corpus, tmp_path / "m", whole)
 
 
-@pytest.mark.parametrize("call", [1, 4 * BANDS - 1, 4 * BANDS + 1])
+@pytest.mark.parametrize(
+    ("stage", "task", "file"),
+    [
+        ("reading", 1, "parts/00001-00000"),
+        ("keys", 0, "stages/keys/00000.parquet"),
+        ("pairs", BANDS - 1, f"stages/pairs/{BANDS - 1:05}.parquet"),
+        ("links", 0, "stages/links/00000.parquet"),
+    ],
+)
 def test_a_full_disk_on_a_worker(
-    tmp_path: Path, corpus: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: int
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any, stage: str, task: int, file: str
 ) -> None:
-    calls = 0
-    write = pq.ParquetWriter.write_table
-
-    def full(*args: Any, **kwargs: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise FULL
-        write(*args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pq.ParquetWriter, "write_table", full)
-        said = fault_of(corpus, tmp_path / "m")
-    # A group for each band in three files of keys; then a file of pairs for each band.
-    stage = "keys" if call <= 3 * BANDS else "pairs" if call <= 4 * BANDS else "links"
-    assert said.startswith(f"stage {stage}, {tmp_path}/m/.work/stages/{stage}/"), said
-    assert "found [Errno 28] No space left on device" in said
-    assert "--resume" in said
-    finish(corpus, tmp_path / "m", whole)
+    said = fault_of(corpus, tmp_path / "m", Disturbed(engine, stage, task=(task, has_no_room)))
+    path = tmp_path / "m/.work" / file
+    assert said.startswith(f"stage {stage}, {path}: expected reading and writing to work"), said
+    assert f"found [Errno 28] No space left on device: '{path}'; mend it" in said
+    assert said.endswith("run it again with --resume")
+    finish(corpus, tmp_path / "m", whole, engine)
 
 
 @pytest.mark.parametrize("limit", [3_000, 30_000])
@@ -238,20 +214,12 @@ def test_files_that_may_not_grow(tmp_path: Path, corpus: Path, whole: Path, limi
         )
         said = fault_of(corpus, out)
         assert "File too large" in said, said
-        assert said.startswith(("stage reading, ", "stage keys, ")), said
+        work = out / ".work"
+        places = (f"stage reading, {work}/parts/0000", f"stage keys, {work}/stages/keys/0000")
+        assert said.startswith(places), said
 
     assert ended(forked(limited)) == 0
     finish(corpus, out, whole)
-
-
-def test_a_task_of_a_build_that_is_over(tmp_path: Path, corpus: Path, whole: Path) -> None:
-    """A worker that was cut off comes back when another driver goes on there."""
-    fence = tmp_path / "m/.work/driver"
-    engine = Disturbed("reading", after=lambda: fence.write_text("another"))
-    said = fault_of(corpus, tmp_path / "m", engine)
-    assert f"working file {fence}: expected the mark of the build" in said
-    assert "found that of another build" in said
-    finish(corpus, tmp_path / "m", whole)
 
 
 class Stopped(BaseException):

@@ -11,6 +11,7 @@ import pytest
 from engine_world import (
     BANDS,
     FEW,
+    PACKAGES,
     READ,
     SMALL_PARTS,
     Inline,
@@ -62,11 +63,11 @@ def test_processes_give_the_bytes_of_threads(tmp_path: Path, corpus: Path, whole
     assert report.candidates > report.links > 0
 
 
-@pytest.mark.parametrize("engine", ["ray", "spark"])
+@pytest.mark.parametrize("engine", PACKAGES)
 def test_clusters_give_the_bytes_of_threads(
     tmp_path: Path, corpus: Path, whole: Path, engine: str
 ) -> None:
-    pytest.importorskip({"ray": "ray", "spark": "pyspark"}[engine], reason=f"extra {engine}")
+    pytest.importorskip(PACKAGES[engine], reason=f"extra {engine}")
     build(corpus, tmp_path / "m", engine)
     assert tree_bytes(tmp_path / "m") == tree_bytes(whole)
 
