@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import LockedError
+from manifests.errors import InputError, LockedError
 
 _CHUNK = 1 << 20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -62,6 +64,25 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+def require_path(name: str, value: str | os.PathLike[str]) -> None:
+    """Refuse a URL where a path of a file system is wanted.
+
+    Args:
+        name: What the user calls it.
+        value: What was given; a `Path` that was made of a URL has lost one of its slashes.
+
+    Raises:
+        InputError: It is a URL.
+    """
+    if _URL.match(os.fspath(value)):
+        raise InputError(
+            f"{name} {value}",
+            expected="a path of a file system",
+            found="a URL",
+            remedy="name a path; copy whole folders from or to the store with its own tool",
+        )
 
 
 @contextmanager

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from govern.cli import cli
+from govern.cli.paths import LocalPath
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
@@ -78,3 +82,20 @@ def test_help_imports_click_and_nothing_else_of_others() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "['click', 'govern', 'manifests']\n"
+
+
+def test_every_path_of_a_command_refuses_a_url() -> None:
+    """It would become a folder named `s3:` where the command runs."""
+    waiting: list[click.Command] = [cli]
+    paths = 0
+    while waiting:
+        command = waiting.pop()
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            names = command.list_commands(context)
+            waiting += filter(None, (command.get_command(context, name) for name in names))
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Path):
+                assert isinstance(parameter.type, LocalPath), (command.name, parameter.name)
+                paths += 1
+    assert paths > 30

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _MARKS = {"passed": "passed       ", "failed": "FAILED       ", "not checkable": "not checkable"}
 _EXIT_INTEGRITY = 3
-_PATH = click.Path(path_type=Path)
+_PATH = LocalPath()
 
 
 @click.group(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit
 
 _PLAIN_WIDTH = 110  # columns of what goes into a file or a pipe
@@ -14,7 +15,7 @@ _PLAIN_WIDTH = 110  # columns of what goes into a file or a pipe
 @click.command(epilog="Example: govern demo --out demo-out")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     default="demo-out",
     show_default=True,
     help="Directory for everything that the demo makes; a former demo there is replaced.",

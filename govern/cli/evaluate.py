@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, duration, emit, note, progress_bar
 
 if TYPE_CHECKING:
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
     epilog="Example: govern evaluate run --manifest manifest "
     "--where \"policy = 'private'\" --out evaluation"
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option(
     "--manifest",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     required=True,
     help="Manifest that RUN was trained on.",
 )
 @click.option("--where", metavar="SQL", help="Documents to measure; default: all that own sinks.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Directory for the results."
-)
+@click.option("--out", type=LocalPath(), required=True, help="Directory for the results.")
 @click.option(
     "--corpus",
     multiple=True,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="A run of the same recipe that never saw the chosen documents; default: measure against "
     "reserved documents.",
 )

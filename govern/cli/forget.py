@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit, note
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from govern.forget.measuring import Measurer
     from govern.forget.request import ForgetRequest
 
-_PATH = click.Path(path_type=Path)
+_PATH = LocalPath()
 _EXIT_FAILED = 3
 
 

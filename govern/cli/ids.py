@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit, note
 from govern.engines import ENGINES, LOCAL
 from manifests.errors import InputError, StoppedError
@@ -47,7 +48,7 @@ def ids() -> None:
 
 @ids.command(epilog="Example: govern ids build 'dolma/*.json.gz' --out manifest --keep license")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new manifest.")
+@click.option("--out", required=True, type=LocalPath(), help="The new manifest.")
 @click.option("--source", help="Source of all documents.  [default: the input's name]")
 @click.option("--text-field", default="text", show_default=True, help="The field with the text.")
 @click.option("--id-field", default="id", show_default=True, help="The field with the ID.")
@@ -70,7 +71,7 @@ def ids() -> None:
 @click.option(
     "--tombstones",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="MANIFEST",
     help="Recognise what was forgotten in this manifest; may be repeated.",
 )
@@ -145,9 +146,7 @@ def build(
 
 @ids.command(epilog="Example: govern ids add 'crawl-2/*.json.gz' --manifest manifest")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option(
-    "--manifest", required=True, type=click.Path(path_type=Path), help="The manifest to add to."
-)
+@click.option("--manifest", required=True, type=LocalPath(), help="The manifest to add to.")
 @click.option("--source", help="Source of the new documents.  [default: as in the build]")
 @click.option(
     "--memory",

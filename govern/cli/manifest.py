@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit
 from manifests.errors import InputError, IntegrityError, SelectionError
 from manifests.sequence_id import format_id, parse_id
@@ -15,7 +16,7 @@ from manifests.sequence_id import format_id, parse_id
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PATH = click.Path(path_type=Path)
+_PATH = LocalPath()
 _SHOWN_ROWS = 100
 
 
@@ -117,7 +118,7 @@ def query(settings: Settings, path: Path, sql: str, kind: str | None, out: Path 
 @click.option("--sequence-id", help="A sequence ID, sq-... or decimal; aliases are followed.")
 @click.option(
     "--text-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=LocalPath(exists=True, dir_okay=False),
     help="A UTF-8 file with the text to look for.",
 )
 @click.pass_obj

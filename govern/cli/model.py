@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit, note
 from manifests.errors import InputError
 from manifests.files import canonical_json, fsync_directory, sha256_file
@@ -25,7 +26,7 @@ _EXPORT_FORMAT = "memsinks-govern export"
 @click.command(
     epilog="Example: govern generate run --prompt 'Permission is hereby granted' --sinks route"
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option(
     "--sinks",
@@ -110,8 +111,8 @@ def _continuations(
 
 
 @click.command(epilog="Example: govern export run --out plain-llama")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to create.")
+@click.argument("run", type=LocalPath())
+@click.option("--out", type=LocalPath(), required=True, help="Directory to create.")
 @click.option(
     "--sinks",
     type=click.Choice(["off"]),

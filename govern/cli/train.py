@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, emit, note, progress_bar
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: govern train manifest --out run --recipe demo --set epochs=2")
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Run directory to create."
-)
+@click.argument("manifest", type=LocalPath())
+@click.option("--out", type=LocalPath(), required=True, help="Run directory to create.")
 @click.option(
     "--corpus",
     multiple=True,
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
     help="Where the text lies now; default: the inputs that the manifest was built from.",
 )
 @click.option("--recipe", default="demo", show_default=True, help="Named configuration.")
-@click.option(
-    "--config", "toml", type=click.Path(path_type=Path), help="TOML file with fields to override."
-)
+@click.option("--config", "toml", type=LocalPath(), help="TOML file with fields to override.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field.")
 @click.option(
     "--base",

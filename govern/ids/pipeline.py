@@ -32,6 +32,7 @@ from govern.ids.parts import MOST_ENGINE_TASKS, MOST_TASKS, PARTS_NAME, plan_tas
 from govern.ids.progress import Progress, Silent
 from govern.ids.refusals import require_countable, require_documents, require_within
 from govern.ids.rules import require_comparable
+from manifests.files import require_path
 from manifests.index import InputFile, Snapshot
 from manifests.reader import open_manifest
 from manifests.writer import WORK_NAME, commit, make_index
@@ -160,6 +161,7 @@ def build_ids(
     """
     begin = time.perf_counter()
     config = config or BuildConfig()
+    require_path("--out", out)
     found = find_inputs(inputs, config.read.source)
     _require_tombstones(config)
     begun = Begun.of({**parameters(config), "reading_tasks": _reading_tasks(found, config)}, found)

@@ -31,6 +31,7 @@ from govern.ids.add import AddConfig, add_documents
 from govern.ids.lsh import pairs_of_band, split_pairs
 from govern.ids.pipeline import BuildConfig, build_ids
 from govern.ids.tasks import by_bucket, pairs_between, place_of
+from manifests.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,40 @@ def test_inputs_by_url(tmp_path: Path, corpus: Path) -> None:
     for engine in ("local", "processes"):
         with used(Inline() if engine == "processes" else None):
             build_ids(urls, tmp_path / engine, BuildConfig(read=READ, engine=engine, **FEW))
+    assert tree_bytes(tmp_path / "local") == tree_bytes(tmp_path / "processes")
+
+
+def test_a_manifest_by_url_is_refused(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As text and as the path that was made of it."""
+    monkeypatch.chdir(tmp_path)
+    for out in ("s3://bucket/m", Path("memory://m")):
+        with pytest.raises(InputError, match=f"--out {out}: expected a path of a file system"):
+            build_ids([corpus], out, BuildConfig(read=READ, **FEW))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_inputs_in_an_object_store(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that speaks S3, asked by threads and by the processes of a pool."""
+    fs = pytest.importorskip("s3fs", reason="s3fs")
+    server = pytest.importorskip("moto.server", reason="moto").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of no account")
+    store = fs.S3FileSystem()
+    store.mkdir("crawl")
+    store.put(f"{corpus}/", "crawl/new/", recursive=True)
+    for engine in ("local", "processes"):
+        config = BuildConfig(read=READ, engine=engine, **FEW)
+        report = build_ids(["s3://crawl/new/*.jsonl"], tmp_path / engine, config)
+        assert report.files == len(list(corpus.iterdir())) > 1
+    server.stop()
     assert tree_bytes(tmp_path / "local") == tree_bytes(tmp_path / "processes")
 
 

@@ -180,6 +180,18 @@ ERRORS = [
         "another directory, or remove this one first\n",
     ),
     (
+        ["ids", "build", "corpus.jsonl", "--out", "memory://n"],
+        1,
+        "govern: --out memory://n: expected a path of a file system, found a URL; name a path; "
+        "copy whole folders from or to the store with its own tool\n",
+    ),
+    (
+        ["manifest", "info", "s3://bucket/n"],
+        1,
+        "govern: manifest s3://bucket/n: expected a path of a file system, found a URL; name a "
+        "path; copy whole folders from or to the store with its own tool\n",
+    ),
+    (
         ["ids", "build", "corpus.jsonl", "--out", "n", "--text-field", "body"],
         1,
         "govern: corpus: expected at least one record with text, found 65 records, none usable "
