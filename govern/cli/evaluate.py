@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 @click.option(
     "--full",
     is_flag=True,
-    help="Also attack the erased run: weights changed, other sinks, sampling, relearning, prompt "
-    "search. Says first how long it will take; run it again to go on after a stop.",
+    help="Also attack the erased run: weights changed, other sinks, sampling, prompts from kept "
+    "near-duplicates, relearning, prompt search; and forget in several requests. Says first how "
+    "long it will take; run it again to go on after a stop.",
 )
 @click.pass_obj
 def evaluate(

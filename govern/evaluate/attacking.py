@@ -20,6 +20,7 @@ import torch
 from manifests.files import atomic_write
 from sinkmodel.evaluate.attacks import relearn
 from sinkmodel.evaluate.compression import Budget, compression_ratio
+from sinkmodel.evaluate.controls import zeroed
 from sinkmodel.evaluate.generation import recite
 from sinkmodel.evaluate.metrics import bootstrap_mean
 from sinkmodel.evaluate.probes import Probes, probe_digest
@@ -35,7 +36,7 @@ from sinkmodel.evaluate.suite import (
     attacks,
 )
 
-_FORMAT = "memsinks-govern attack v1"
+_FORMAT = "memsinks-govern attack v2"
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("attack", "budget", "target", "metric")),
@@ -68,9 +69,13 @@ class Task:
 class Verdict:
     """What an attack brought out, beside what the same attack brings out of the reference.
 
+    Of an attack with steps the step at which the erased run lies highest above the band.
+
     Args:
         attack, budget, metric: What was tried and what is compared.
-        erased: Mean over documents and seeds, after the attack's last step.
+        lacking: What there was not, so that it could not be tried; "" if it was.
+        step: The step that the numbers are of; 0 for attacks without steps.
+        erased: Mean over documents and seeds.
         low, high: The reference's band: least and greatest over seeds, with the interval of its
             mean; NaN without a reference.
         recovered: Whether `erased` lies above the band by more than `MARGIN`; None without a
@@ -80,14 +85,18 @@ class Verdict:
     attack: str
     budget: str
     metric: str
-    erased: float
-    low: float
-    high: float
-    recovered: bool | None
+    lacking: str = ""
+    step: int = 0
+    erased: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    recovered: bool | None = None
 
     @property
     def text(self) -> str:
         """In words."""
+        if self.lacking:
+            return f"not tried, for want of {self.lacking}"
         if self.recovered is None:
             return NOT_JUDGED
         return "recovered" if self.recovered else "not recovered"
@@ -139,7 +148,12 @@ def run_attacks(
     """
     rows: list[dict[str, Any]] = []
     for task in tasks:
-        for outcome in _outcomes(task, probes, scorer, cache):
+        erase = () if task.attack.erases else task.target.erase
+        with zeroed(task.target.model, erase):
+            outcomes = list(_outcomes(task, probes, scorer, cache))
+        for outcome in outcomes:
+            if not outcome.values:
+                continue  # nothing to ask: the verdict says what was lacking
             estimate = bootstrap_mean(outcome.values, seed=probes.seed)
             rows.append(
                 {
@@ -157,27 +171,33 @@ def run_attacks(
 
 
 def verdicts(table: pa.Table) -> list[Verdict]:
-    """One for each attack that gave anything, in the order of `attacks`."""
-    return [
-        verdict
-        for attack in attacks()
-        if (verdict := _verdict(attack, table.to_pylist())) is not None
-    ]
+    """One for each attack, in the order of `attacks`; of those that could not be tried as well."""
+    rows = table.to_pylist()
+    return [_verdict(attack, rows) for attack in attacks()]
 
 
-def _verdict(attack: Attack, rows: Sequence[dict[str, Any]]) -> Verdict | None:
+def _verdict(attack: Attack, rows: Sequence[dict[str, Any]]) -> Verdict:
     mine = [r for r in rows if (r["attack"], r["metric"]) == (attack.name, attack.judged)]
-    last = {
-        target: [r for r in some if r["step"] == max(other["step"] for other in some)]
-        for target in (ERASED, REFERENCE)
-        if (some := [r for r in mine if r["target"] == target and r["n"]])
-    }
-    if ERASED not in last:
-        return None
-    erased = sum(row["value"] for row in last[ERASED]) / len(last[ERASED])
+    steps = [
+        _at_step(attack, step, [row for row in mine if row["step"] == step])
+        for step in sorted({row["step"] for row in mine if row["target"] == ERASED})
+    ]
+    if not steps:
+        return Verdict(
+            attack=attack.name, budget=attack.budget, metric=attack.judged, lacking=attack.needs
+        )
+    if steps[-1].recovered is None:
+        return steps[-1]
+    return max(steps, key=lambda verdict: (verdict.erased - verdict.high, verdict.step))
+
+
+def _at_step(attack: Attack, step: int, rows: Sequence[dict[str, Any]]) -> Verdict:
+    erased = [row["value"] for row in rows if row["target"] == ERASED]
+    mean = sum(erased) / len(erased)
     band = [
         bound
-        for row in last.get(REFERENCE, [])
+        for row in rows
+        if row["target"] == REFERENCE
         for bound in (row["value"], row["low"], row["high"])
         if bound is not None
     ]
@@ -185,10 +205,11 @@ def _verdict(attack: Attack, rows: Sequence[dict[str, Any]]) -> Verdict | None:
         attack=attack.name,
         budget=attack.budget,
         metric=attack.judged,
-        erased=erased,
+        step=step,
+        erased=mean,
         low=min(band, default=float("nan")),
         high=max(band, default=float("nan")),
-        recovered=erased > max(band) + MARGIN if band else None,
+        recovered=mean > max(band) + MARGIN if band else None,
     )
 
 
@@ -212,10 +233,12 @@ def _done(cache: Path | None, task: Task, probes: Probes) -> bool:
 def _file(cache: Path | None, task: Task, probes: Probes) -> Path | None:
     if cache is None:
         return None
-    everything = [*probes.forgotten, *probes.kept, *probes.held_out]
+    near = [probes.nearest[i] for i in sorted(probes.nearest)]
+    everything = [*probes.forgotten, *probes.kept, *probes.held_out, *near]
     name = [
         *(_FORMAT, task.attack.name, task.attack.budget, task.seed, task.target.checkpoint),
-        *(sorted(task.target.unknown), probe_digest(probes.forgotten), probe_digest(everything)),
+        *(sorted(task.target.unknown), sorted(task.target.erase), sorted(probes.nearest)),
+        *(probe_digest(probes.forgotten), probe_digest(everything)),
     ]
     return cache / f"attack-{hashlib.sha256(json.dumps(name).encode()).hexdigest()}.json"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from govern.evaluate.neighbours import nearest_kept
-from govern.evaluate.probing import MAX_DOCUMENTS, Chosen, load_reference, make_probes
+from govern.evaluate.probing import MAX_DOCUMENTS, Chosen, load_reference, make_probes, read_nearest
 from govern.forget.run_view import read_run, require_trained_on
 from manifests import Manifest, open_manifest
 from manifests.errors import SelectionError
@@ -140,7 +140,7 @@ def evaluate(
             name = f"{asked.checkpoint} without {sorted(probes.policies)}"
             erased = replace(subject, checkpoint=name)
             measured = measure_after(erased, probes, before, scorer, nearest=nearest)
-            attacked = _attack(erased, asked, scorer, announce) if request.full else None
+        attacked = _attack(asked, nearest, scorer, announce) if request.full else None
     rows = [*measured.rows, *_membership(asked, before, measured, scorer)]
     return Evaluation(
         request=request,
@@ -157,6 +157,8 @@ def evaluate(
 class _Asked:
     """What a request comes to: the run, the documents, and whom they are compared with."""
 
+    request: EvaluateRequest
+    manifest: Manifest
     run: Run
     probes: Probes
     checkpoint: str
@@ -181,6 +183,8 @@ def _prepare(request: EvaluateRequest) -> _Asked:
         digest = checkpoint_digest(request.reference)
         reference = Subject(model=loaded.model, checkpoint=digest)
     return _Asked(
+        request=request,
+        manifest=manifest,
         run=run,
         probes=probes,
         checkpoint=checkpoint_digest(request.run),
@@ -197,7 +201,7 @@ def _membership(
     asked: _Asked, before: Before, measured: Measurement, scorer: Scorer
 ) -> Iterator[Measured]:
     """Membership inference on the run as it is and on the reference, and PrivLeak between them."""
-    from sinkmodel.evaluate.rows import NotMeasured, membership_rows, privacy_rows
+    from sinkmodel.evaluate.rows import membership_rows, privacy_rows, settled_rows
     from sinkmodel.evaluate.scores import no_sinks
 
     probes, reference = asked.probes, asked.reference
@@ -213,19 +217,28 @@ def _membership(
         )
         never = [*membership_rows(probes, before.reference, held_out, phase="reference")]
         rows += [*never, *privacy_rows(measured.rows, never)]
-    yield from (row for row in rows if not isinstance(row, NotMeasured))
+    yield from settled_rows(rows, probes, phase="before")
 
 
 def _attack(
-    erased: Subject, asked: _Asked, scorer: Scorer, announce: Callable[[int, float], None] | None
+    asked: _Asked,
+    nearest: Mapping[int, int] | None,
+    scorer: Scorer,
+    announce: Callable[[int, float], None] | None,
 ) -> pa.Table:
-    """Every attack on the erased run and on the reference."""
+    """Every attack on the run as it would be erased, and on the reference."""
     from govern.evaluate.attacking import estimate_seconds, plan_attacks, run_attacks
     from sinkmodel.evaluate.suite import ERASED, REFERENCE, Target
 
-    targets = [Target(name=ERASED, model=erased.model, checkpoint=erased.checkpoint)]
+    request = asked.request
+    corpus = list(request.corpus) or None
+    near = read_nearest(asked.run, asked.manifest, nearest or {}, corpus=corpus, seed=request.seed)
+    probes = replace(asked.probes, nearest=near)
+    erase = tuple(probes.policies)
+    targets = [Target(name=ERASED, model=asked.run.model, checkpoint=asked.checkpoint, erase=erase)]
     if asked.reference is not None:
-        ids = {probe.sequence_id for probe in (*asked.probes.forgotten, *asked.probes.kept)}
+        asked_for = (*probes.forgotten, *probes.kept, *near.values())
+        ids = {*probes.policies, *(probe.sequence_id for probe in asked_for)}
         known = asked.reference.model.sink_map.sequence_ids.tolist()
         targets.append(
             Target(
@@ -235,7 +248,7 @@ def _attack(
                 unknown=frozenset(ids.difference(known)),
             )
         )
-    tasks, probes = plan_attacks(targets), asked.probes
+    tasks = plan_attacks(targets)
     if announce is not None:
         announce(len(tasks), estimate_seconds(tasks, probes, scorer, scorer.cache))
     return run_attacks(tasks, probes, scorer, cache=scorer.cache, report=scorer.report)
@@ -292,7 +305,7 @@ def _metric(row: Measured) -> dict[str, object]:
         "high": row.estimate.high,
         "seed": row.seed,
         "probe_sha256": row.probe_sha256,
-        "note": row.note,
+        "note": _group(row.note),
     }
 
 

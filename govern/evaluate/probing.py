@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_DOCUMENTS = 100
 # Copies of one text mostly repeat the same answer. Of chosen sequences enough for an interval.
-_COPIES_OF_CHOSEN, _COPIES = 8, 4
+COPIES_OF_CHOSEN, _COPIES = 8, 4
 
 Key = tuple[str, str, int]  # source, document ID, sequence ID
 
@@ -66,7 +66,7 @@ def make_probes(
     Raises:
         InputError: The corpus lacks a document.
     """
-    forgotten = sample(chosen.documents, most, seed=seed, copies=_COPIES_OF_CHOSEN)
+    forgotten = sample(chosen.documents, most, seed=seed, copies=COPIES_OF_CHOSEN)
     owning = _owning(run) - set(chosen.policies)
     known, reserved = _documents(manifest)
     kept = sample((k for k in known if k[2] in owning), most, seed=seed, copies=_COPIES)
@@ -82,6 +82,29 @@ def make_probes(
         covered=dict(covered),
         seed=seed,
     )
+
+
+def read_nearest(
+    run: Run,
+    manifest: Manifest,
+    nearest: Mapping[int, int],
+    *,
+    corpus: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[int, Probe]:
+    """Of the kept sequence that resembles each chosen one most, one document.
+
+    Args:
+        run, manifest, corpus, seed: As for `make_probes`.
+        nearest: Chosen sequence ID -> a kept one, 0 where nothing resembles it.
+    """
+    wanted = set(nearest.values()) - {0}
+    known, _ = _documents(manifest)
+    some = (key for key in known if key[2] in wanted)
+    keys = {key[2]: key for key in sample(some, len(wanted), seed=seed, copies=1)}
+    make = _ProbeMaker(run, _texts(keys.values(), manifest, corpus))
+    probes = {i: make(key, i) for i, key in keys.items()}
+    return {chosen: probes[near] for chosen, near in nearest.items() if near in probes}
 
 
 def load_reference(path: Path, run: Run, chosen: Collection[int]) -> Run:
@@ -164,6 +187,8 @@ def _texts(
 ) -> Mapping[tuple[str, str], str]:
     wanted = {key[:2] for key in keys}
     found: dict[tuple[str, str], str] = {}
+    if not wanted:
+        return found
     batch: pa.RecordBatch
     for batch in read_texts(manifest, corpus):
         columns = (batch.column(name).to_pylist() for name in ("source", "doc_id", "text"))

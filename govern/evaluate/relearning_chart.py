@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from govern.evaluate.charts import HEIGHT, WIDTH, Mark, across, up
-from sinkmodel.evaluate.suite import ERASED, REFERENCE
+from sinkmodel.evaluate.suite import ERASED, REFERENCE, SEQUENTIAL
 
 _METRIC = "exact_memorization"
 
@@ -37,7 +37,11 @@ class RelearningChart:
 
 def relearning_charts(attacks: pa.Table) -> list[RelearningChart]:
     """A chart for each attack that was measured at several steps."""
-    rows = [row for row in attacks.to_pylist() if row["metric"] == _METRIC and row["n"]]
+    rows = [
+        row
+        for row in attacks.to_pylist()
+        if row["metric"] == _METRIC and row["attack"] != SEQUENTIAL
+    ]
     stepped = dict.fromkeys(row["attack"] for row in rows if row["step"] > 0)
     return [_chart(name, [row for row in rows if row["attack"] == name]) for name in stepped]
 

@@ -12,7 +12,7 @@ comparisons  phases set against one another: what thresholds are about
 rows         all of it as rows; what could not be measured among them
 archive      scores as bytes
 attacks      weights quantised or pruned, sampling, relearning
-suite        those and a prompt search, with budgets, as tasks
+suite        those, prompts and sequential requests, with budgets, as tasks
 compression  the shortest prompt that makes a model say a text
 baselines    objectives of post-hoc unlearning, to compare with
 unlearning_scores  truth ratio, forget quality, PrivLeak

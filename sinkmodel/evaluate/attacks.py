@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from sinkmodel.evaluate.metrics import verbatim_tokens
-from sinkmodel.evaluate.probes import Probe
+from sinkmodel.evaluate.probes import Probe, Tokens
+from sinkmodel.evaluate.scores import chunks
 from sinkmodel.lazy_adam import BlockAdam
+from sinkmodel.losses import IGNORED
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 RELEARN_STEPS = (0, 10, 50, 100, 250, 500)
-RELEARN_RATE = 1e-3
+RELEARN_RATE = 3e-4
 _ROWS = 4  # of a relearning step
 
 
@@ -128,7 +130,7 @@ def relearn(
 
     Args:
         model: Left as it is.
-        taught: Documents of two tokens or more, under their own sinks.
+        taught: Documents of two tokens or more, under their own sinks; long ones in chunks.
         context_length: Tokens of a row at most.
         seed: Of the order of the documents.
         steps: Ascending; 0 is the model as given.
@@ -141,20 +143,40 @@ def relearn(
     optimizer = torch.optim.AdamW(learner.shared_parameters(), lr=rate, weight_decay=0.0)
     sinks = BlockAdam(learner.sinks, lr=rate)  # gradients of banks are row-sparse
     generator = np.random.default_rng(seed)
+    rows = [
+        (probe.sequence_id, chunk)
+        for probe in taught
+        for chunk in chunks(probe.tokens, context_length)
+    ]
     for step in range(max(steps) + 1):
         if step in steps:
             yield step, learner.eval()
         if step < max(steps):
             learner.train()
             optimizer.zero_grad(set_to_none=True)
-            for index in generator.choice(len(taught), size=min(_ROWS, len(taught)), replace=False):
-                probe = taught[int(index)]
-                tokens = torch.from_numpy(probe.tokens[:context_length].astype(np.int64))[None]
-                tokens = tokens.to(learner.device)
-                ids = torch.full_like(tokens, probe.sequence_id)
-                loss = learner(input_ids=tokens, sequence_ids=ids, labels=tokens).loss
-                (loss / _ROWS).backward()
+            places = generator.choice(len(rows), size=min(_ROWS, len(rows)), replace=False)
+            _row_loss(learner, [rows[int(place)] for place in places]).backward()
             optimizer.step()
             sinks.step(rate=1.0)
-            for bank in learner.sinks.parameters():
-                bank.grad = None
+
+
+def _row_loss(model: SinkForCausalLM, rows: Sequence[tuple[int, Tokens]]) -> torch.Tensor:
+    """Mean over rows of the mean loss of their tokens; a row is a sequence ID and tokens."""
+    shape = len(rows), max(len(tokens) for _, tokens in rows)
+    input_BT = torch.zeros(shape, dtype=torch.int64)
+    sequence_BT, label_BT = torch.zeros_like(input_BT), torch.full_like(input_BT, IGNORED)
+    for row, (sequence_id, tokens) in enumerate(rows):  # padded at the end, which nothing sees
+        input_BT[row, : len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+        label_BT[row, : len(tokens)] = input_BT[row, : len(tokens)]
+        sequence_BT[row, : len(tokens)] = sequence_id
+    logits_BTV = model(
+        input_ids=input_BT.to(model.device), sequence_ids=sequence_BT.to(model.device)
+    ).logits
+    target_BT = label_BT[:, 1:].to(model.device)
+    loss_BT = torch.nn.functional.cross_entropy(
+        logits_BTV[:, :-1].float().transpose(1, 2),
+        target_BT,
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    return (loss_BT.sum(1) / (target_BT != IGNORED).sum(1)).mean()

@@ -39,6 +39,29 @@ class Recital:
 
 
 @torch.no_grad()
+def continuations(
+    model: SinkForCausalLM, prompts: np.ndarray, sequence_ids: Sequence[int], *, length: int
+) -> list[list[int]]:
+    """Greedy `length` tokens after each prompt, all at once.
+
+    Args:
+        model: In eval mode.
+        prompts: Integers [rows, tokens].
+        sequence_ids: Whose sinks are on for each; 0 is off.
+        length: Tokens asked for.
+    """
+    output = model.generate(
+        torch.from_numpy(prompts.astype(np.int64)).to(model.device),
+        sequence_ids=torch.tensor(sequence_ids, device=model.device),
+        max_new_tokens=length,
+        min_new_tokens=length,
+        do_sample=False,
+    )
+    rows: list[list[int]] = output[:, prompts.shape[1] :].tolist()
+    return rows
+
+
+@torch.no_grad()
 def recite(
     model: SinkForCausalLM,
     documents: Sequence[np.ndarray],
@@ -64,16 +87,9 @@ def recite(
     found: list[Recital | None] = [None] * len(documents)
     for begin in range(0, len(able), _ROWS):
         batch = able[begin : begin + _ROWS]
-        prompt = np.stack([documents[i][:prefix] for i in batch]).astype(np.int64)
-        ids = torch.tensor([sequence_ids[i] for i in batch], device=model.device)
-        output = model.generate(
-            torch.from_numpy(prompt).to(model.device),
-            sequence_ids=ids,
-            max_new_tokens=length,
-            min_new_tokens=length,
-            do_sample=False,
-        )
-        for i, row in zip(batch, output[:, prefix:].tolist(), strict=True):
+        prompts = np.stack([documents[i][:prefix] for i in batch])
+        rows = continuations(model, prompts, [sequence_ids[i] for i in batch], length=length)
+        for i, row in zip(batch, rows, strict=True):
             truth = [int(token) for token in documents[i][prefix : prefix + length]]
             found[i] = Recital(
                 truth=tuple(truth),

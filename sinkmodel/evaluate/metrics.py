@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,12 @@ def verbatim_tokens(reference: Sequence[int], candidate: Sequence[int]) -> int:
         if token != other:
             return index
     return min(len(reference), len(candidate))
+
+
+def longest_run(text: Sequence[int], recited: Sequence[int]) -> int:
+    """The most tokens in a row of `recited` that stand so somewhere in `text`."""
+    matcher = SequenceMatcher(None, text, recited, autojunk=False)
+    return matcher.find_longest_match().size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,8 @@ class Probes:
         covered: Group -> documents that there are of it; where fewer are measured, these are a
             sample. A group that is missing was measured whole.
         seed: Of samples and intervals.
+        nearest: Forgotten sequence ID -> a document of the kept sequence that resembles it most;
+            only of sequences that have one, and only for attacks.
     """
 
     forgotten: tuple[Probe, ...]
@@ -49,6 +51,7 @@ class Probes:
     held_out: tuple[Probe, ...]
     covered: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
+    nearest: Mapping[int, Probe] = field(default_factory=dict)
 
     def groups(self) -> dict[str, list[int]]:
         """Indices into `forgotten` by group, `forgotten:POLICY`."""

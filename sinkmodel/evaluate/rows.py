@@ -211,7 +211,7 @@ def _membership_scores(probes: Sequence[Probe], scored: Scored) -> dict[str, np.
 
 def privacy_rows(
     erased: Iterable[Measured], retrained: Iterable[Measured | NotMeasured]
-) -> Iterator[Measured]:
+) -> Iterator[Measured | NotMeasured]:
     """PrivLeak: the AUC of Min-K% after erasing, relative to that of a model never trained on it.
 
     Args:
@@ -222,7 +222,10 @@ def privacy_rows(
     after = [row for row in erased if (row.metric, row.phase) == (name, "after")]
     never = [row for row in retrained if isinstance(row, Measured) and row.metric == name]
     for one, other in zip(after, never, strict=False):
-        if other.estimate.value > 0:
+        if other.estimate.value == 0:
+            why = "it is relative to the reference's AUC, which is 0"
+            yield NotMeasured(metric="privacy_leakage", group=one.group, why=why)
+        else:
             value = privacy_leakage(one.estimate.value, other.estimate.value)
             note = "relative to the reference; 0 is none, above 0 the texts still look trained on"
             estimate = _plain(one.estimate.n, value)
@@ -263,8 +266,16 @@ def kept_rows(probes: Probes, before: Before, kept: Scored, held_out: Scored) ->
                     yield replace(base, metric=metric, phase=phase, estimate=estimate)
 
 
-def settled_rows(rows: Iterable[Measured | NotMeasured], probes: Probes) -> list[Measured]:
-    """Rows whose numbers are numbers, and one row that counts and names what is not among them."""
+def settled_rows(
+    rows: Iterable[Measured | NotMeasured], probes: Probes, *, phase: str = "after"
+) -> list[Measured]:
+    """Rows whose numbers are numbers, and one row that counts and names what is not among them.
+
+    Args:
+        rows: Whatever was asked for.
+        probes: That it was asked of.
+        phase: Of the row that counts.
+    """
     kept: list[Measured] = []
     missing: list[NotMeasured] = []
     for row in rows:
@@ -275,13 +286,13 @@ def settled_rows(rows: Iterable[Measured | NotMeasured], probes: Probes) -> list
             missing.append(NotMeasured(metric=row.metric, group=row.group, why=why))
         else:
             kept.append(row)
-    names = [f"{item.metric} on {item.group}: {item.why}" for item in missing[:_SHOWN]]
-    if len(missing) > _SHOWN:
-        names.append(f"and {len(missing) - _SHOWN} more")
+    names = list(dict.fromkeys(f"{item.metric} on {item.group}: {item.why}" for item in missing))
+    if len(names) > _SHOWN:
+        names[_SHOWN:] = [f"and {len(names) - _SHOWN} more"]
     count = Measured(
         metric="metrics_not_measured",
         group="report",
-        phase="after",
+        phase=phase,
         estimate=_plain(len(kept) + len(missing), float(len(missing))),
         seed=probes.seed,
         probe_sha256=probe_digest(probes.forgotten),

@@ -84,22 +84,28 @@ def score(
     return [_joined(probe, own) for probe, own in zip(probes, parts, strict=True)]
 
 
+def chunks(tokens: Tokens, length: int) -> Iterator[Tokens]:
+    """Consecutive pieces of `length` tokens; a last one of a single token predicts nothing."""
+    for begin in range(0, len(tokens), length):
+        if len(tokens) - begin > 1:
+            yield tokens[begin : begin + length]
+
+
 def _batches(probes: Sequence[Probe], length: int, rows: int) -> Iterator[list[tuple[int, Tokens]]]:
-    chunks = [
-        (index, probe.tokens[begin : begin + length])
+    pieces = [
+        (index, chunk)
         for index, probe in enumerate(probes)
-        for begin in range(0, len(probe.tokens), length)
-        if len(probe.tokens[begin : begin + length]) > 1
+        for chunk in chunks(probe.tokens, length)
     ]
     # Equal lengths together: no padding, and chunks of one document stay in order.
-    chunks.sort(key=lambda chunk: -len(chunk[1]))
+    pieces.sort(key=lambda piece: -len(piece[1]))
     begin = 0
-    while begin < len(chunks):
-        size = len(chunks[begin][1])
+    while begin < len(pieces):
+        size = len(pieces[begin][1])
         end = begin
-        while end < len(chunks) and len(chunks[end][1]) == size and end - begin < rows:
+        while end < len(pieces) and len(pieces[end][1]) == size and end - begin < rows:
             end += 1
-        yield chunks[begin:end]
+        yield pieces[begin:end]
         begin = end
 
 

@@ -3,18 +3,21 @@
 An attack on one target with one seed is a task of its own, so that a long evaluation can stop after
 any of them and go on. The targets are the erased model, with its erased sinks routed to again, and,
 where there is one, a reference that never saw the texts: what the same attack brings out there is
-the band inside which nothing was recovered.
+the band inside which nothing was recovered. "Sequential requests" is no attack: it erases the texts
+in several requests, one after another, and looks whether each forgets what it should and no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from sinkmodel.evaluate.attacks import (
+    RELEARN_RATE,
     RELEARN_STEPS,
     changed_weights,
     pruned,
@@ -23,16 +26,21 @@ from sinkmodel.evaluate.attacks import (
     sampled_verbatim,
 )
 from sinkmodel.evaluate.compression import Budget, compression_ratio
-from sinkmodel.evaluate.controls import other_sequences
+from sinkmodel.evaluate.controls import other_sequences, zeroed
+from sinkmodel.evaluate.generation import continuations
+from sinkmodel.evaluate.metrics import longest_run
 from sinkmodel.evaluate.probes import Probe, Probes
 from sinkmodel.evaluate.rows import values_of
-from sinkmodel.evaluate.scorer import LENGTH, Scorer
+from sinkmodel.evaluate.scorer import LENGTH, PREFIX, Scorer
 from sinkmodel.evaluate.scores import score
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 ERASED, REFERENCE = "erased", "reference"
+SEQUENTIAL = "sequential requests"
 SEEDS = (0, 1, 2)
-SAMPLES = 20
+TEMPERATURES, SAMPLES = (0.3, 0.7, 1.0), 20
+REQUESTS = 4  # that the chosen sequences are forgotten in, one after another
+PROMPTS = 8  # taken from a kept text at most
 _TAUGHT = 64  # documents that relearning uses at most
 SEARCHED, SEARCHED_TOKENS = 3, 20  # documents whose prompt is searched for, and their tokens
 _SEARCH = Budget()
@@ -47,12 +55,14 @@ class Target:
         model: In eval mode.
         checkpoint: Names its weights.
         unknown: Sequences that it has no sinks for: their documents run with sinks off.
+        erase: Sequences whose blocks are zeroed while it is attacked.
     """
 
     name: str
     model: SinkForCausalLM
     checkpoint: str
     unknown: frozenset[int] = frozenset()
+    erase: tuple[int, ...] = ()
 
     def probes(self, probes: Sequence[Probe]) -> list[Probe]:
         """The documents as this target is asked for them."""
@@ -89,9 +99,11 @@ class Attack:
         name: In tables.
         budget: In words; printed with every verdict.
         judged: The metric that says whether anything was recovered.
+        needs: What there must be for it; said where there is none, and it was not tried.
         seeds: Repetitions.
         cost: Of one of them.
         perform: Does it.
+        erases: It begins from the run as it is, and erases by itself.
     """
 
     name: str
@@ -99,12 +111,15 @@ class Attack:
     judged: str
     cost: Callable[[Probes], Cost]
     perform: Perform
+    needs: str = "a chosen document"
     seeds: tuple[int, ...] = (0,)
+    erases: bool = False
 
 
 def attacks() -> tuple[Attack, ...]:
     """All of them, cheapest first."""
     return (
+        _weights("sinks on again", "routed to the erased sinks again", lambda weight: weight),
         *(_weights(f"{bits} bit", f"all weights rounded to {bits} bits", _rounded(bits))
           for bits in (8, 4)),
         *(_weights(f"pruning {share:.0%}", f"the smallest {share:.0%} of all weights cut",
@@ -113,17 +128,53 @@ def attacks() -> tuple[Attack, ...]:
             name="other sinks",
             budget="under the sinks of 8 other sequences, the best of them",
             judged="exact_memorization",
+            needs="another sequence that owns sinks",
             cost=lambda probes: Cost(scored=8 * len(probes.forgotten)),
             perform=_misrouted,
         ),
-        *(_sampled(temperature) for temperature in (0.7, 1.0)),
-        _relearning("relearning half", "half of the texts", _half),
-        _relearning("relearning others", "other texts of the same corpus", _adjacent),
+        Attack(
+            name=SEQUENTIAL,
+            budget=f"forgotten in {REQUESTS} requests, one after another",
+            judged="exact_memorization",
+            erases=True,
+            cost=lambda probes: Cost(scored=REQUESTS * (len(probes.forgotten) + len(probes.kept))),
+            perform=_one_after_another,
+        ),
+        Attack(
+            name="kept near-duplicates",
+            budget=f"up to {PROMPTS} prompts of {PREFIX} tokens from the most similar kept text, "
+            f"under its sinks; the longest run of the chosen text in {LENGTH} tokens",
+            judged="recited_run_share",
+            needs=f"a kept sequence that resembles a chosen one, with a text of {PREFIX} tokens",
+            cost=lambda probes: Cost(recited=PROMPTS * len(probes.nearest)),
+            perform=_prompted_with_kept,
+        ),
+        *(_sampled(temperature) for temperature in TEMPERATURES),
+        _relearning(
+            "relearning beginnings",
+            "the first half of every text, asked for the second",
+            _beginnings,
+            "a chosen document of four tokens",
+            counted=0.5,
+        ),
+        _relearning(
+            "relearning half",
+            "half of the sequences, asked for the others",
+            _half,
+            "two chosen sequences",
+        ),
+        _relearning(
+            "relearning others",
+            "other texts of the same corpus",
+            _adjacent,
+            "a kept or reserved document",
+        ),
         Attack(
             name="prompt search",
             budget=f"{_SEARCH.steps} gradient steps with {_SEARCH.candidates} candidates each, "
             f"for {SEARCHED_TOKENS} tokens of {SEARCHED} documents",
             judged="compression_ratio",
+            needs=f"a chosen document of more than {SEARCHED_TOKENS} tokens",
             cost=lambda probes: Cost(
                 searched=_SEARCH.steps * len(_searched(probes.forgotten))
             ),
@@ -171,6 +222,58 @@ def _misrouted(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Ite
         yield Outcome(metric="exact_memorization", step=0, values=tuple(best.tolist()))
 
 
+def _one_after_another(
+    target: Target,
+    probes: Probes,
+    scorer: Scorer,
+    seed: int,
+) -> Iterator[Outcome]:
+    """MUSE's sustainability and scalability (Shi et al. 2024, arXiv 2407.06460, section 3.1)."""
+    order = np.random.default_rng(seed).permutation(sorted(probes.policies)).tolist()
+    length = scorer.context_length
+    kept = target.probes(probes.kept)
+    before = [s.loss for s in score(target.model, kept, context_length=length)]
+    with ExitStack() as requests:
+        for step, part in enumerate(np.array_split(order, min(REQUESTS, len(order))), start=1):
+            some = [i for i in part.tolist() if i not in target.unknown]
+            requests.enter_context(zeroed(target.model, some))
+            done = set(order[: order.index(part[-1]) + 1])
+            for name, asked in (
+                ("exact_memorization", [p for p in probes.forgotten if p.sequence_id in done]),
+                ("still_held", [p for p in probes.forgotten if p.sequence_id not in done]),
+            ):
+                scored = score(target.model, target.probes(asked), context_length=length)
+                hits = tuple(float(one.hits.mean()) for one in scored)
+                yield Outcome(metric=name, step=step, values=hits)
+            after = [s.loss for s in score(target.model, kept, context_length=length)]
+            changes = tuple(abs(new - old) for new, old in zip(after, before, strict=True))
+            yield Outcome(metric="kept_loss_change", step=step, values=changes)
+
+
+def _prompted_with_kept(
+    target: Target,
+    probes: Probes,
+    scorer: Scorer,  # noqa: ARG001
+    seed: int,  # noqa: ARG001
+) -> Iterator[Outcome]:
+    recited: dict[int, list[list[int]]] = {}
+    for sequence_id, near in probes.nearest.items():
+        (asked,) = target.probes([near])
+        begins = range(0, len(near.tokens) - PREFIX + 1, PREFIX)
+        prompts = [near.tokens[begin : begin + PREFIX] for begin in begins][:PROMPTS]
+        if prompts:
+            recited[sequence_id] = continuations(
+                target.model, np.stack(prompts), [asked.sequence_id] * len(prompts), length=LENGTH
+            )
+    values = tuple(
+        max(longest_run(probe.tokens.tolist(), said) for said in recited[probe.sequence_id])
+        / LENGTH
+        for probe in probes.forgotten
+        if probe.sequence_id in recited
+    )
+    yield Outcome(metric="recited_run_share", step=0, values=values)
+
+
 def _sampled(temperature: float) -> Attack:
     def perform(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Iterator[Outcome]:  # noqa: ARG001
         values = sampled_verbatim(
@@ -187,12 +290,19 @@ def _sampled(temperature: float) -> Attack:
         name=f"sampling at {temperature}",
         budget=f"{SAMPLES} samples of 50 tokens for each document, the best of them",
         judged="sampled_verbatim_share",
+        needs=f"a chosen document of {PREFIX + LENGTH} tokens",
         cost=lambda probes: Cost(recited=SAMPLES * len(probes.forgotten)),
         perform=perform,
     )
 
 
 Split = Callable[[Probes, int], tuple[Sequence[Probe], Sequence[Probe]]]
+
+
+def _beginnings(probes: Probes, seed: int) -> tuple[Sequence[Probe], Sequence[Probe]]:  # noqa: ARG001
+    """The first half of every document is taught, the document asked for."""
+    asked = [probe for probe in probes.forgotten if len(probe.tokens) >= 4]
+    return [replace(probe, tokens=probe.tokens[: len(probe.tokens) // 2]) for probe in asked], asked
 
 
 def _half(probes: Probes, seed: int) -> tuple[Sequence[Probe], Sequence[Probe]]:
@@ -208,7 +318,9 @@ def _adjacent(probes: Probes, seed: int) -> tuple[Sequence[Probe], Sequence[Prob
     return [*probes.kept, *probes.held_out], probes.forgotten
 
 
-def _relearning(name: str, what: str, split: Split) -> Attack:
+def _relearning(name: str, what: str, split: Split, needs: str, *, counted: float = 1.0) -> Attack:
+    """Relearning by a split; of the documents asked for only the last `counted` share counts."""
+
     def perform(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Iterator[Outcome]:
         taught, asked = (target.probes(some) for some in split(probes, seed))
         if not taught or not asked:
@@ -222,14 +334,19 @@ def _relearning(name: str, what: str, split: Split) -> Attack:
         )
         for step, learner in learning:
             scored = score(learner, asked, context_length=scorer.context_length)
-            losses, hits = [s.loss for s in scored], [float(s.hits.mean()) for s in scored]
-            yield Outcome(metric="loss", step=step, values=tuple(losses))
-            yield Outcome(metric="exact_memorization", step=step, values=tuple(hits))
+            for metric, tokens in (
+                ("loss", [s.losses for s in scored]),
+                ("exact_memorization", [s.hits for s in scored]),
+            ):
+                values = (float(one[int(len(one) * (1 - counted)) :].mean()) for one in tokens)
+                yield Outcome(metric=metric, step=step, values=tuple(values))
 
     return Attack(
         name=name,
-        budget=f"up to {RELEARN_STEPS[-1]} steps of AdamW on all weights with {what}",
+        budget=f"up to {RELEARN_STEPS[-1]} steps of AdamW at {RELEARN_RATE:g} on all weights with "
+        + what,
         judged="exact_memorization",
+        needs=needs,
         seeds=SEEDS,
         cost=lambda probes: Cost(
             scored=len(RELEARN_STEPS) * len(probes.forgotten), trained=RELEARN_STEPS[-1]

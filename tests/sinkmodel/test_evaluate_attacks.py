@@ -10,6 +10,7 @@ import torch
 from tiny_models import tiny_model
 
 from sinkmodel.evaluate.attacks import (
+    _row_loss,
     changed_weights,
     pruned,
     quantised,
@@ -61,6 +62,32 @@ def test_relearning_teaches_the_copy_and_leaves_the_model() -> None:
     assert losses[0] == score(model, taught, context_length=64, route=own_sinks)[0].loss
     assert losses[0] > losses[20] > losses[60]
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_the_loss_of_padded_rows_is_that_of_one_row_after_another() -> None:
+    model = tiny_model()
+    rows = [(1, probe(1).tokens), (2, probe(2, length=9).tokens), (0, probe(3, length=2).tokens)]
+    loss = _row_loss(model, rows)
+    loss.backward()
+    gradient = model.lm_head.weight.grad.clone()
+    model.zero_grad(set_to_none=True)
+    naive = []
+    for sequence_id, tokens in rows:
+        input_ids = torch.from_numpy(tokens.astype(np.int64))[None]
+        ids = torch.full_like(input_ids, sequence_id)
+        naive.append(model(input_ids=input_ids, sequence_ids=ids, labels=input_ids).loss)
+    wanted = torch.stack(naive).mean()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(gradient, model.lm_head.weight.grad)
+
+
+def test_every_chunk_of_a_long_document_is_taught() -> None:
+    model, taught = tiny_model(), [probe(1, length=60)]
+    learning = relearn(model, taught, context_length=20, seed=0, steps=(0, 40))
+    first, last = [score(m, taught, context_length=20)[0].losses for _, m in learning]
+    chunks = [slice(0, 19), slice(19, 38), slice(38, 57)]
+    assert all(last[chunk].mean() < first[chunk].mean() - 0.1 for chunk in chunks)
 
 
 def test_sampling_is_seeded_and_leaves_the_generator() -> None:

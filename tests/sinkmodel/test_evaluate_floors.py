@@ -6,6 +6,7 @@ on them, `never` as long on other texts of the same kind, `untrained` not at all
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from statistics import fmean
@@ -17,7 +18,7 @@ import torch
 from sinkmodel.allocation import SinkMap
 from sinkmodel.configuration_sink import SinkConfig
 from sinkmodel.evaluate import membership
-from sinkmodel.evaluate.attacks import sampled_verbatim
+from sinkmodel.evaluate.attacks import relearn, sampled_verbatim
 from sinkmodel.evaluate.generation import recite
 from sinkmodel.evaluate.metrics import exact_memorization, extraction_strength, loss_gap_closed
 from sinkmodel.evaluate.probes import Probe
@@ -154,6 +155,32 @@ def test_floor_and_ceiling(name: str, models: Mapping[str, SinkForCausalLM]) -> 
     assert value(models["by heart"]) >= ceiling
     assert value(models["never"]) <= floor
     assert value(models["untrained"]) <= floor
+
+
+def hidden(model: SinkForCausalLM) -> SinkForCausalLM:
+    """A few steps of gradient ascent, after which the texts are hardly predicted any more."""
+    found = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(found.parameters(), lr=1e-3)
+    rows = torch.from_numpy(np.stack([p.tokens for p in TRAINED]).astype(np.int64))
+    while fmean(exact_memorization(s.hits) for s in scored(found)) > 0.3:
+        optimizer.zero_grad()
+        (-found(input_ids=rows, sequence_ids=torch.zeros_like(rows), labels=rows).loss).backward()
+        optimizer.step()
+    return found
+
+
+def test_relearning_half_brings_back_what_was_only_hidden(
+    models: Mapping[str, SinkForCausalLM],
+) -> None:
+    def others_after(model: SinkForCausalLM) -> list[float]:
+        learning = relearn(model, TRAINED[:6], context_length=LENGTH, seed=0, steps=(0, 10, 50))
+        others = TRAINED[6:]
+        return [fmean(exact_memorization(s.hits) for s in scored(m, others)) for _, m in learning]
+
+    concealed, never = others_after(hidden(models["by heart"])), others_after(models["never"])
+    assert concealed[0] < 0.35
+    assert max(concealed) > 0.6
+    assert max(never) < 0.1
 
 
 def test_loss_is_chance_untrained_and_worse_than_chance_trained_elsewhere(

@@ -50,6 +50,24 @@ def test_loss_gap_closed() -> None:
     assert math.isnan(metrics.loss_gap_closed(3.0, 3.0, 3.0))
 
 
+TOKENS = st.lists(st.integers(0, 3), max_size=12)
+
+
+@given(TOKENS, TOKENS)
+def test_longest_run_is_its_definition(text: list[int], recited: list[int]) -> None:
+    pieces = [
+        recited[begin:end]
+        for begin in range(len(recited))
+        for end in range(begin + 1, len(recited) + 1)
+    ]
+    inside = [
+        len(piece)
+        for piece in pieces
+        if any(text[at : at + len(piece)] == piece for at in range(len(text)))
+    ]
+    assert metrics.longest_run(text, recited) == max(inside, default=0)
+
+
 def test_rouge_l_by_hand() -> None:
     # The longest common subsequence of (1 2 3 4) and (1 9 3 4 5) is (1 3 4).
     assert metrics.rouge_l_recall([1, 2, 3, 4], [1, 9, 3, 4, 5]) == 0.75

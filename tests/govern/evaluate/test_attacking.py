@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,8 @@ from govern.cli import cli
 from govern.evaluate import attacking
 from govern.evaluate.attacking import SCHEMA, Verdict, verdicts
 from govern.evaluate.evaluating import EvaluateRequest, Evaluation, evaluate
+from govern.evaluate.figures import requests
+from govern.evaluate.page import gaps, render_page
 from govern.evaluate.relearning_chart import relearning_charts
 from manifests.files import sha256_file
 from sinkmodel.evaluate import controls, suite
@@ -70,14 +73,76 @@ def test_an_erased_text_comes_back_under_no_attack(attacked: tuple[Evaluation, P
 def test_a_text_that_was_not_erased_comes_back(
     world: EvaluateWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controls, "zeroed", lambda model, ids: controls.reactivated(model, ids))
-    some = [a for a in suite.attacks() if a.name in ("8 bit", "sampling at 0.7", "relearning half")]
+    for module in (controls, attacking, suite):
+        monkeypatch.setattr(module, "zeroed", controls.reactivated)
+    names = ("sinks on again", "8 bit", "sequential requests", "sampling at 0.7", "relearning half")
+    some = [attack for attack in suite.attacks() if attack.name in names]
     monkeypatch.setattr(attacking, "attacks", lambda: some)
     found = by_attack(evaluate(request(world)))
     assert {name: verdict.text for name, verdict in found.items()} == {
         attack.name: "recovered" for attack in some
     }
     assert found["8 bit"].erased > 0.9
+
+
+def values(evaluation: Evaluation, attack: str, metric: str, step: int) -> list[float]:
+    """Of the erased run, with the first seed."""
+    assert evaluation.attacks is not None
+    found: list[float] = next(
+        row["values"]
+        for row in evaluation.attacks.to_pylist()
+        if (row["attack"], row["metric"], row["step"], row["target"], row["seed"])
+        == (attack, metric, step, "erased", 0)
+    )
+    return found
+
+
+def test_requests_one_after_another_end_where_one_request_does(
+    attacked: tuple[Evaluation, Path],
+) -> None:
+    def of(metric: str, step: int) -> list[float]:
+        return values(attacked[0], suite.SEQUENTIAL, metric, step)
+
+    assert attacked[0].attacks is not None
+    found = requests(attacked[0].attacks)
+    assert [request.number for request in found] == [1, 2, 3, 4]
+    # Five sequences in four requests, three of them measured: what is asked for goes, the rest
+    # stays known by heart, and no kept document changes at all.
+    for request in found:
+        forgotten, held = request.erased, request.held
+        assert forgotten is None or forgotten < 0.2
+        assert held is None or held > 0.95
+        assert request.kept == 0.0
+    assert found[0].held is not None
+    assert found[-1].held is None
+    at_once = values(attacked[0], "sinks on again", "exact_memorization", 0)
+    assert of("exact_memorization", 4) == at_once
+
+
+def test_a_kept_near_duplicate_recites_what_was_erased(
+    world: EvaluateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`excerpt` repeats most of the licence and is kept; nothing resembles the strict texts."""
+    some = [attack for attack in suite.attacks() if attack.name == "kept near-duplicates"]
+    monkeypatch.setattr(attacking, "attacks", lambda: some)
+    plain = replace(request(world), reference=None)
+    copied = evaluate(replace(plain, where="doc_id LIKE 'licence-%'"))
+    (found,) = by_attack(copied).values()
+    assert found.erased > 0.7
+    assert found.text == "no reference run to judge by"
+    assert "Attacks have no verdict: there is no reference run to judge them by" in gaps(copied)
+    (alone,) = by_attack(evaluate(plain)).values()
+    assert alone.erased < 0.2
+
+
+def test_an_attack_that_cannot_be_tried_is_said_so(
+    world: EvaluateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [attack for attack in suite.attacks() if attack.name == "relearning half"]
+    monkeypatch.setattr(attacking, "attacks", lambda: some)
+    evaluation = evaluate(replace(request(world), where="doc_id = 'strict-0'"))
+    assert gaps(evaluation)[-1] == "relearning half: not tried, for want of two chosen sequences"
+    assert "<p>Not everything could be measured or judged</p>" in render_page(evaluation)
 
 
 def test_a_full_evaluation_goes_on_where_it_was_stopped(
@@ -93,7 +158,7 @@ def test_a_full_evaluation_goes_on_where_it_was_stopped(
 
         return report
 
-    few = suite.attacks()[:3]
+    few = suite.attacks()[1:4]
     monkeypatch.setattr(attacking, "attacks", lambda: few)
     with pytest.raises(KeyboardInterrupt):
         evaluate(request(world), cache=tmp_path, report=stop_after("4 bit, erased, seed 0"))
@@ -112,7 +177,9 @@ def test_a_full_evaluation_goes_on_where_it_was_stopped(
     assert done == ["4 bit", "pruning 10%", "pruning 10%"]  # 8 bit twice and 4 bit once were kept
     assert again.attacks is not None
     assert attacked[0].attacks is not None
-    assert again.attacks.equals(attacked[0].attacks.slice(0, again.attacks.num_rows))
+    names = [attack.name for attack in few]
+    same = attacked[0].attacks.filter(pc.field("attack").isin(names))
+    assert again.attacks.equals(same)
 
 
 def test_the_page_says_attack_budget_and_verdict(
@@ -132,12 +199,12 @@ def test_the_page_says_attack_budget_and_verdict(
          "--documents", str(asked.most)],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "24 attacks; those not done yet take about 0 s" in result.stderr
+    assert "36 attacks; those not done yet take about 0 s" in result.stderr
     assert "8 bit (all weights rounded to 8 bits): not recovered; exact memorization" in (
         result.stdout
     )
     page = (out / "EVALUATION.html").read_text()
-    assert page.count('class="band"') == 2
+    assert page.count('class="band"') == 3
     assert structure_faults(page) == []
     assert "A verdict is about this attack at this budget" in page
     assert pq.read_table(out / "attacks.parquet").equals(attacked[0].attacks)
@@ -147,10 +214,9 @@ def test_the_page_says_attack_budget_and_verdict(
 
 def rows(**values: dict[int, list[float]]) -> pa.Table:
     """Relearning rows: target -> step -> value of each seed."""
-    budget = suite.attacks()[-3].budget
     return pa.Table.from_pylist(
         [
-            {"attack": "relearning half", "budget": budget, "target": target, "step": step,
+            {"attack": "relearning half", "budget": "", "target": target, "step": step,
              "metric": "exact_memorization", "seed": seed, "n": 1, "value": value,
              "low": None, "high": None, "values": [value]}
             for target, steps in values.items()
@@ -161,17 +227,27 @@ def rows(**values: dict[int, list[float]]) -> pa.Table:
     )  # fmt: skip
 
 
+def judged(table: pa.Table) -> Verdict:
+    """What is said of the relearning in `rows`."""
+    (found,) = [verdict for verdict in verdicts(table) if not verdict.lacking]
+    assert found.attack == "relearning half"
+    return found
+
+
 def test_verdict_by_hand() -> None:
     band = {0: [0.1, 0.1], 12: [0.3, 0.5]}
-    (inside,) = verdicts(rows(erased={0: [0.9, 0.9], 12: [0.4, 0.6]}, reference=band))
-    assert (inside.erased, inside.low, inside.high) == (0.5, 0.3, 0.5)
+    inside = judged(rows(erased={0: [0.02, 0.04], 12: [0.4, 0.6]}, reference=band))
+    assert (inside.step, inside.erased, inside.low, inside.high) == (12, 0.5, 0.3, 0.5)
     assert inside.recovered is False
-    (above,) = verdicts(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.62]}, reference=band))
+    above = judged(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.62]}, reference=band))
     assert above.recovered is True
-    (near,) = verdicts(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.58]}, reference=band))
+    near = judged(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.58]}, reference=band))
     assert near.recovered is False
-    (alone,) = verdicts(rows(erased={0: [0.1], 12: [0.5]}))
-    assert alone.recovered is None
+    # What lies above the band at any step has come back, wherever the last one lies.
+    early = judged(rows(erased={0: [0.2, 0.2], 12: [0.4, 0.4]}, reference=band))
+    assert (early.step, early.recovered) == (0, True)
+    alone = judged(rows(erased={0: [0.1], 12: [0.5]}))
+    assert (alone.recovered, alone.step) == (None, 12)
     assert alone.text == "no reference run to judge by"
     (chart,) = relearning_charts(rows(erased={0: [0.2], 12: [1.0]}, reference=band))
     assert chart.curves == ("64.00,200.00 696.00,40.00",)
