@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 from govern.audit import charts as report_charts
 from govern.audit.measured import DocumentLoss, KeptChange
 from govern.audit.report import elide, short, show
-from govern.evaluate.attacking import MARGIN, Verdict, verdicts
+from govern.evaluate.attacking import MARGIN, NOT_JUDGED, Verdict, verdicts
 from govern.evaluate.charts import extraction_chart
 from govern.evaluate.evaluating import Evaluation
+from govern.evaluate.figures import PHASES, blocks, comparisons, heads, requests
+from govern.evaluate.probing import COPIES_OF_CHOSEN
 from govern.evaluate.relearning_chart import relearning_charts
 from manifests.sequence_id import format_id
 
@@ -44,12 +46,17 @@ def render_page(evaluation: Evaluation) -> str:
             run=evaluation.request.run.name,
             where=evaluation.request.where,
             chosen=evaluation.chosen,
+            copies=COPIES_OF_CHOSEN,
             style=(files("govern.audit") / "templates" / "report.css").read_text("utf-8"),
-            findings=findings(evaluation),
+            gaps=gaps(evaluation),
+            phases=PHASES,
+            heads=heads(evaluation.metrics),
+            blocks=blocks(evaluation.metrics),
+            comparisons=comparisons(evaluation.metrics),
             loss_chart=_loss_chart(evaluation.documents),
             extraction=extraction_chart(_strengths(evaluation.documents)),
             change_chart=_change_chart(evaluation.documents),
-            metrics=evaluation.metrics.to_pylist(),
+            requests=[] if evaluation.attacks is None else requests(evaluation.attacks),
             attacks=_verdicts(evaluation),
             margin=MARGIN,
             relearning=[] if evaluation.attacks is None else relearning_charts(evaluation.attacks),
@@ -73,18 +80,28 @@ def findings(evaluation: Evaluation) -> list[str]:
             for metric, phase, text in _FINDINGS
             if (metric, phase) in by_name
         ]
+    found += gaps(evaluation)
     found += [
-        f"Not measured: {row['note']}"
-        for row in rows
-        if row["metric"] == "metrics_not_measured" and row["value"]
+        f"{verdict.attack} ({verdict.budget}): {_judgement(verdict)}"
+        for verdict in _verdicts(evaluation)
+        if not verdict.lacking
     ]
-    found += [
-        f"{row['group']}: {row['note']}"
-        for row in rows
-        if row["metric"] == "interval_missing" and row["value"]
-    ]
-    found += [f"{v.attack} ({v.budget}): {_judgement(v)}" for v in _verdicts(evaluation)]
     return found
+
+
+def gaps(evaluation: Evaluation) -> list[str]:
+    """What could not be measured or judged, and why; nothing of it may look like a good result."""
+    found = []
+    for row in evaluation.metrics.to_pylist():
+        if row["metric"] == "metrics_not_measured" and row["value"]:
+            found.append(f"Not measured: {row['note']}")
+        if row["metric"] == "interval_missing" and row["value"]:
+            found.append(f"No interval for {row['group']}: {row['note']}")
+    tried = _verdicts(evaluation)
+    found += [f"{verdict.attack}: {verdict.text}" for verdict in tried if verdict.lacking]
+    if any(verdict.text == NOT_JUDGED for verdict in tried):
+        found.append("Attacks have no verdict: there is no reference run to judge them by")
+    return list(dict.fromkeys(found))
 
 
 def _verdicts(evaluation: Evaluation) -> list[Verdict]:
@@ -93,8 +110,12 @@ def _verdicts(evaluation: Evaluation) -> list[Verdict]:
 
 def _judgement(verdict: Verdict) -> str:
     """What came back, in the words that a verdict may use: under this attack, at this budget."""
+    if verdict.lacking:
+        return verdict.text
     name, erased = verdict.metric.replace("_", " "), report_charts.plain(verdict.erased)
     text = f"{verdict.text}; {name} {erased}"
+    if verdict.step:
+        text += f" at step {verdict.step}"
     if verdict.recovered is None:
         return text
     low, high = report_charts.plain(verdict.low), report_charts.plain(verdict.high)
@@ -130,6 +151,11 @@ def render_summary(evaluation: Evaluation) -> str:
 def _cell(text: str) -> str:
     """Other people's text inside a Markdown line."""
     return show(text, 400).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _brief(value: float) -> str:
+    """Three digits, for tables whose every digit is in the Parquet files."""
+    return report_charts.plain(float(f"{value:.3g}"))
 
 
 def _value(row: Mapping[str, Any]) -> str:
@@ -204,6 +230,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        judgement=_judgement, show=show, num=report_charts.plain, short=short, elide=elide
+        judgement=_judgement,
+        brief=_brief,
+        show=show,
+        num=report_charts.plain,
+        short=short,
+        elide=elide,
     )
     return environment

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -13,9 +16,13 @@ from evaluate_world import EvaluateWorld
 from page_structure import structure_faults
 
 from govern.cli import cli
+from govern.evaluate import evaluating
 from govern.evaluate.charts import extracted_share, extraction_chart
+from govern.evaluate.figures import blocks, comparisons, heads
 from manifests.errors import CheckpointError, InputError, SelectionError
 from manifests.files import sha256_file
+from sinkmodel.evaluate import membership
+from sinkmodel.evaluate.probes import Probes
 
 WHERE = "doc_id LIKE 'strict-%'"
 
@@ -116,6 +123,63 @@ def test_the_run_is_left_alone(world: EvaluateWorld, tmp_path: Path) -> None:
     found = run_evaluate(world, tmp_path / "out", "--where", "doc_id = 'strict-0'")
     assert found["chosen"] == {"matched": 1, "trained": 1, "measured": 1}
     assert {p.name: sha256_file(p) for p in world.run.iterdir() if p.is_file()} == before
+
+
+def test_what_is_missing_is_said(
+    world: EvaluateWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reserved document and no reference run: there is nothing to compare with."""
+    make = evaluating.make_probes
+
+    def without_reserved(*arguments: Any, **options: Any) -> Probes:
+        return replace(make(*arguments, **options), held_out=())
+
+    monkeypatch.setattr(evaluating, "make_probes", without_reserved)
+    found = run_evaluate(world, tmp_path / "out", "--where", "doc_id = 'strict-0'")
+    missing = [
+        "No interval for held-out: 0 documents: too few for an interval",
+        "Not measured: membership_auc on chosen: 1 documents against 0 reserved ones; "
+        "two of each are needed",
+    ]
+    assert [line for line in found["findings"] if line in missing] == missing  # type: ignore[attr-defined]
+    page = (tmp_path / "out" / "EVALUATION.html").read_text()
+    assert all(f"<li>{line}</li>" in page for line in missing)
+    metrics = pq.read_table(tmp_path / "out" / "metrics.parquet")["metric"].to_pylist()
+    assert not [name for name in metrics if name.startswith(("membership_auc", "loss_gap"))]
+
+
+def test_a_figure_that_is_no_number_is_said(
+    world: EvaluateWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "min_k_score", lambda _: float("nan"))
+    found = run_evaluate(world, tmp_path / "out", "--where", WHERE, "--reference", world.reference)
+    (line,) = [text for text in found["findings"] if text.startswith("Not measured")]  # type: ignore[attr-defined]
+    assert line == "Not measured: membership_auc_min_k on chosen: a score is not finite"
+
+
+def test_tables_of_the_page_by_hand() -> None:
+    def row(metric: str, group: str, phase: str, value: float) -> dict[str, object]:
+        return {"metric": metric, "group": group, "phase": phase, "value": value, "n": 3}
+
+    metrics = pa.Table.from_pylist(
+        [
+            row("loss", "chosen:private", "before", 1.0),
+            row("loss", "chosen:private", "reference", 3.0),
+            row("loss", "chosen:private", "erased", 2.0),
+            row("loss_gap_closed", "chosen:private", "erased", 0.5),
+            row("loss", "kept", "before", 4.0),
+            row("loss", "kept", "erased", 5.0),
+            row("interval_missing", "chosen:private", "erased", 0.0),
+        ]
+    )
+    private, kept = blocks(metrics)
+    assert (private.group, private.phases) == ("private", ("before", "erased", "reference"))
+    (line,) = private.lines
+    assert [cell["value"] for cell in line.cells if cell] == [1.0, 2.0, 3.0]
+    assert (kept.group, kept.phases) == ("kept", ("before", "erased"))
+    (head,) = heads(metrics)
+    assert [shown.metric for shown in head.lines] == ["mean loss, nats per token"]
+    assert [figure["metric"] for figure in comparisons(metrics)] == ["loss_gap_closed"]
 
 
 def test_what_cannot_be_evaluated_is_refused(world: EvaluateWorld, tmp_path: Path) -> None:
