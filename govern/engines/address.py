@@ -7,8 +7,8 @@ import socket
 
 from manifests.errors import EngineError
 
-# Seconds for a connection; and for what the cluster then has to say, so that together with the
-# start of an interpreter it stays below 30.
+# Seconds for a connection; and from the question to what the cluster has to say, so that together
+# with the start of an interpreter it stays below 30.
 CONNECT_WITHIN = 5.0
 ANSWER_WITHIN = 20.0
 _HOST_AND_PORT = re.compile(r"(?:[a-z0-9+]+://)*(?P<host>\[[^]]+\]|[^:/,]+):(?P<port>\d+)")

@@ -31,7 +31,7 @@ from govern.engines.base import (
     value_of,
 )
 
-_TICK = 1.0
+_TICK = 1.0  # seconds between two looks at a stage
 
 
 @contextmanager

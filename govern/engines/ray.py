@@ -28,7 +28,7 @@ from govern.engines.base import (
 from govern.ids.readers.extras import required
 from manifests.errors import EngineError
 
-_TICK = 1.0
+_TICK = 1.0  # seconds between two looks at a stage
 _OBJECTS = 100 << 20  # bytes: arguments and results are small
 
 

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from govern.engines.address import ANSWER_WITHIN, require_listener, unreachable
+from govern.engines.address import ANSWER_WITHIN, CONNECT_WITHIN, require_listener, unreachable
 from govern.engines.base import (
     MOST_DEATHS,
     STALLED_AFTER,
@@ -29,8 +30,8 @@ from govern.engines.base import (
 from govern.ids.readers.extras import required
 from manifests.errors import EngineError, InputError
 
-_TICK = 0.2
-_ENDS_WITHIN = 10.0
+_TICK = 0.2  # seconds between two looks at a stage
+_ENDS_WITHIN = 3.0  # seconds for Java, which has nothing to do any more
 
 
 @contextmanager
@@ -51,11 +52,15 @@ def connect(address: str | None, workers: int) -> Iterator[Spark]:
             found="Spark Connect, which has no tasks",
             remedy="give the master's own address",
         )
+    asked = time.monotonic()
     require_listener(master)
     conf = _conf(master)
     gateway = _gateway(master, conf)
     try:
-        wait = ANSWER_WITHIN if master.startswith("spark://") else None
+        wait = None
+        if master.startswith("spark://"):
+            # Java may have taken long to begin, but a cluster that is there wants some seconds too.
+            wait = max(CONNECT_WITHIN, ANSWER_WITHIN - (time.monotonic() - asked))
         context = _context(master, gateway, conf, wait)
         try:
             yield Spark(context)
@@ -96,7 +101,14 @@ def _gateway(master: str, conf: Any) -> Any:
 
 
 def _context(master: str, gateway: Any, conf: Any, wait: float | None) -> Any:
-    """A SparkContext; in a thread of its own, since Spark asks a silent master for a minute."""
+    """A SparkContext; in a thread of its own, since Spark asks a silent master for a minute.
+
+    Args:
+        master: The master's URL.
+        gateway: Java.
+        conf: A SparkConf.
+        wait: Seconds for the master's answer; None to leave it to Spark.
+    """
     from pyspark import SparkContext
 
     found: list[Any] = []
@@ -111,7 +123,7 @@ def _context(master: str, gateway: Any, conf: Any, wait: float | None) -> Any:
     thread.start()
     thread.join(wait)
     if not found:
-        raise unreachable(master, f"no answer within {wait:.0f} s")
+        raise unreachable(master, f"no answer within {ANSWER_WITHIN:.0f} s")
     if isinstance(found[0], Exception):
         raise _unusable(master, found[0]) from found[0]
     return found[0]

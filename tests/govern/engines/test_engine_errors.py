@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from engine_tasks import (
 from engine_world import write_jsonl
 
 from govern.cli import main
+from govern.engines import spark
 from govern.engines.base import Call, Outcome, Watch, attempt, release, value_of
 from govern.engines.local import Processes
 from manifests.errors import EngineError, GovernError, InputError, IntegrityError, ManyFaultsError
@@ -126,6 +127,28 @@ def test_an_address_at_which_somebody_else_listens(engine: str, package: str, sc
         "answer within 20 s; correct the address, or begin the cluster\n"
     )
     assert not Path("m").exists()
+
+
+@pytest.mark.parametrize(("java", "left"), [(0.0, 20.0), (8.0, 12.0), (19.0, 5.0)])
+def test_the_time_for_an_answer_holds_the_start_of_java(
+    monkeypatch: pytest.MonkeyPatch, java: float, left: float
+) -> None:
+    waits = []
+
+    def asked(*arguments: Any) -> None:
+        waits.append(arguments[-1])
+        raise EngineError("stop", expected="a", found="b", remedy="c")
+
+    if "pyspark" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "pyspark", ModuleType("pyspark"))
+    clock = iter([100.0, 100.0 + java])
+    monkeypatch.setattr(spark, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for name in ("require_listener", "_conf", "_gateway", "_end"):
+        monkeypatch.setattr(spark, name, lambda *_: None)
+    monkeypatch.setattr(spark, "_context", asked)
+    with pytest.raises(EngineError, match="stop"), spark.connect("spark://host:7077", 1):
+        pass
+    assert waits == [left]
 
 
 @pytest.mark.usefixtures("corpus_file")
