@@ -24,6 +24,7 @@ from engine_sabotage import (
     misses_a_key,
     scratch,
     shorten,
+    small_disk,
 )
 from engine_world import BANDS, PACKAGES, Inline, a_cluster, build, staged, tree_bytes, used
 from kill_points import ended, forked
@@ -201,6 +202,30 @@ def test_a_full_disk_on_a_worker(
     assert f"found [Errno 28] No space left on device: '{path}'; mend it" in said
     assert said.endswith("run it again with --resume")
     finish(corpus, tmp_path / "m", whole, engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [
+        ("60k", "stage reading, {}/.work/parts/0000"),
+        ("350k", "stage pairs, {}/.work/stages/pairs/000"),
+        ("1200k", "--out {}: "),
+    ],
+)
+def test_a_disk_that_is_really_full(
+    tmp_path: Path, corpus: Path, whole: Path, engine: Any, size: str, named: str
+) -> None:
+    """While workers read and compare, and while the driver writes."""
+    with small_disk(tmp_path / "disk", size) as resize:
+        out = tmp_path / "disk/m"
+        said = fault_of(corpus, out, engine)
+        assert said.startswith(named.format(out)), said
+        assert "found [Errno 28] " in said
+        assert "No space left on device" in said
+        assert said.endswith("run it again with --resume")
+        resize("100m")
+        finish(corpus, out, whole, engine)
 
 
 @pytest.mark.parametrize("limit", [3_000, 30_000])
