@@ -1,10 +1,10 @@
 """Who runs the tasks of a stage: processes of this machine, Ray, or Spark.
 
-    base     what an engine is: `Engine.run`; how the fault of a task comes back
-    local    processes of this machine
-    ray      a Ray cluster, or one of this machine
-    spark    a Spark cluster, or one of this machine
-    address  whether anybody listens there
+    base       what an engine is: `Engine.run`; how the fault of a task comes back
+    processes  processes of this machine
+    ray        a Ray cluster, or one of this machine
+    spark      a Spark cluster, or one of this machine
+    address    whether anybody listens there
 
 An engine brings scheduling, placement and a second try after a death, and nothing else: what a task
 does, and what becomes of its files, is `govern.ids`' own (`tasks`, `exchange`, `staged`).
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # `local` is threads of this process, which pass arrays to each other: it needs no tasks.
 LOCAL = "local"
 ENGINES = (LOCAL, "processes", "ray", "spark")
-_CLUSTERS = {"ray": "ray", "spark": "spark"}
+_CLUSTERS = ("ray", "spark")
 
 
 @contextmanager
@@ -59,6 +59,6 @@ def open_engine(name: str, address: str | None, workers: int) -> Iterator[Engine
     if name == LOCAL:
         yield None
         return
-    module = importlib.import_module(f"govern.engines.{_CLUSTERS.get(name, 'local')}")
+    module = importlib.import_module(f"govern.engines.{name}")
     with module.connect(address, workers) as engine:
         yield engine

@@ -11,20 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from govern.engines import base
 from govern.engines.address import ANSWER_WITHIN, require_listener, unreachable
-from govern.engines.base import (
-    MOST_DEATHS,
-    STALLED_AFTER,
-    A,
-    R,
-    Watch,
-    attempt,
-    calls,
-    died,
-    telling,
-    unloadable,
-    value_of,
-)
+from govern.engines.base import A, R
 from govern.ids.readers.extras import required
 from manifests.errors import EngineError
 
@@ -101,7 +90,7 @@ class Ray:
         stalled_after: Seconds in which some task of a stage must end.
     """
 
-    def __init__(self, stalled_after: float = STALLED_AFTER) -> None:
+    def __init__(self, stalled_after: float = base.STALLED_AFTER) -> None:
         self._stalled_after = stalled_after
 
     def run(
@@ -114,25 +103,25 @@ class Ray:
         """Run a task for each argument: see `base.Engine`."""
         import ray
 
-        remote = ray.remote(max_retries=MOST_DEATHS, num_cpus=1)(attempt)
+        remote = ray.remote(max_retries=base.MOST_DEATHS, num_cpus=1)(base.attempt)
         numbers = {
             remote.remote(call): number
-            for number, call in enumerate(calls(stage, function, arguments))
+            for number, call in enumerate(base.calls(stage, function, arguments))
         }
         values: dict[int, R] = {}
         waiting = list(numbers)
-        watch = Watch(stage, self._stalled_after)
+        watch = base.Watch(stage, self._stalled_after)
         try:
             while waiting:
                 ended, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_TICK)
                 for reference in ended:
-                    values[numbers[reference]] = value_of(ray.get(reference))
+                    values[numbers[reference]] = base.value_of(ray.get(reference))
                 watch.note(len(ended))
                 finished(len(ended))
         except ray.exceptions.RayTaskError as error:
-            raise unloadable(stage, telling(error)) from error
+            raise base.unloadable(stage, base.telling(error)) from error
         except ray.exceptions.RayError as error:
-            raise died(stage, telling(error)) from error
+            raise base.died(stage, base.telling(error)) from error
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)

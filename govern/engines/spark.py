@@ -11,22 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from govern.engines import base
 from govern.engines.address import ANSWER_WITHIN, CONNECT_WITHIN, require_listener, unreachable
-from govern.engines.base import (
-    MOST_DEATHS,
-    STALLED_AFTER,
-    A,
-    Call,
-    Outcome,
-    R,
-    Watch,
-    attempt,
-    calls,
-    died,
-    telling,
-    unloadable,
-    value_of,
-)
+from govern.engines.base import A, R
 from govern.ids.readers.extras import required
 from manifests.errors import EngineError, InputError
 
@@ -44,7 +31,7 @@ def connect(address: str | None, workers: int) -> Iterator[Spark]:
         EngineError: There is no cluster at the address, or none could be begun.
     """
     required("pyspark", "spark", "--engine spark")
-    master = address or f"local[{workers},{MOST_DEATHS}]"
+    master = address or f"local[{workers},{base.MOST_DEATHS}]"
     if master.startswith("sc://"):
         raise InputError(
             f"--engine-address {address}",
@@ -77,7 +64,7 @@ def _conf(master: str) -> Any:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "OFF",
-        "spark.task.maxFailures": str(MOST_DEATHS),
+        "spark.task.maxFailures": str(base.MOST_DEATHS),
         "spark.python.worker.reuse": "true",
     }
     if master.startswith("local"):
@@ -133,7 +120,7 @@ def _unusable(master: str, error: Exception) -> EngineError:
     return EngineError(
         f"--engine spark at {master}",
         expected="a Spark cluster that can be used",
-        found=telling(error),
+        found=base.telling(error),
         remedy="see that Java 17 or later is installed and the master is right",
     )
 
@@ -156,11 +143,11 @@ def _end(gateway: Any) -> None:
 class Together:
     """Adds up lists in an accumulator, in the form that Spark wants."""
 
-    def zero(self, _: list[Outcome]) -> list[Outcome]:
+    def zero(self, _: list[base.Outcome]) -> list[base.Outcome]:
         """Nothing."""
         return []
 
-    def addInPlace(self, one: list[Outcome], other: list[Outcome]) -> list[Outcome]:  # noqa: N802
+    def addInPlace(self, one: list[base.Outcome], other: list[base.Outcome]) -> list[base.Outcome]:  # noqa: N802
         """Both."""
         return one + other
 
@@ -173,7 +160,7 @@ class Spark:
         stalled_after: Seconds in which some task of a stage must end.
     """
 
-    def __init__(self, context: Any, stalled_after: float = STALLED_AFTER) -> None:
+    def __init__(self, context: Any, stalled_after: float = base.STALLED_AFTER) -> None:
         self._context = context
         self._stalled_after = stalled_after
         self._stages = 0
@@ -195,8 +182,8 @@ class Spark:
         found: list[Any] = []
         faults = self._context.accumulator([], Together())
 
-        def noted(call: Call) -> Outcome:
-            outcome = attempt(call)
+        def noted(call: base.Call) -> base.Outcome:
+            outcome = base.attempt(call)
             if outcome.fault is not None:
                 faults.add([outcome])
             return outcome
@@ -204,14 +191,14 @@ class Spark:
         def collect() -> None:
             try:
                 self._context.setJobGroup(group, stage, interruptOnCancel=True)
-                tasks = calls(stage, function, arguments)
+                tasks = base.calls(stage, function, arguments)
                 found.append(self._context.parallelize(tasks, len(tasks)).map(noted).collect())
             except Exception as error:  # noqa: BLE001  Java's errors have no common root but this
                 found.append(error)
 
         thread = InheritableThread(target=collect, daemon=True)
         thread.start()
-        watch = Watch(stage, self._stalled_after)
+        watch = base.Watch(stage, self._stalled_after)
         done = 0
         try:
             while thread.is_alive():
@@ -222,15 +209,15 @@ class Spark:
                 done = now
                 # Results come when all tasks have ended; a fault is not waited for.
                 for outcome in faults.value:
-                    value_of(outcome)
+                    base.value_of(outcome)
         except BaseException:
             self._context.cancelJobGroup(group)
             raise
         if isinstance(found[0], Exception):
-            fault = unloadable if "PythonException" in str(found[0]) else died
-            raise fault(stage, telling(found[0])) from found[0]
+            fault = base.unloadable if "PythonException" in str(found[0]) else base.died
+            raise fault(stage, base.telling(found[0])) from found[0]
         finished(len(arguments) - done)
-        return [value_of(outcome) for outcome in found[0]]
+        return [base.value_of(outcome) for outcome in found[0]]
 
     def _finished(self, group: str) -> int:
         """How many tasks of a job have ended, as far as Spark still knows."""

@@ -135,7 +135,11 @@ class Groups:
 
     Args:
         path: The file.
-        name: How an error names it.
+        name: How an error names it, when it has not got its own name yet.
+
+    Attributes:
+        rows: int64, how many rows each group was to have.
+        counts: What the task counted that made it.
 
     Raises:
         EngineError: It is damaged, or not there.
@@ -145,7 +149,7 @@ class Groups:
         self._name = name or path
         with self._intact():
             self._file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-            known = _parse(self._file.schema_arrow.metadata[_KNOWN])
+            known: dict[str, Any] = json.loads(self._file.schema_arrow.metadata[_KNOWN])
         self.rows: Indices = np.array(known["rows"], dtype=np.int64)
         self.counts: Mapping[str, Any] = known["counts"]
 
@@ -163,10 +167,9 @@ class Groups:
         """
         found = self._file.metadata.num_rows
         if not found == expected == int(self.rows.sum()):
-            raise self.lost(expected, found if found != expected else int(self.rows.sum()))
+            raise self._lost(expected, found if found != expected else int(self.rows.sum()))
 
-    def lost(self, expected: int, found: int) -> EngineError:
-        """The fault of a file with another number of rows."""
+    def _lost(self, expected: int, found: int) -> EngineError:
         return EngineError(
             f"stage {self._name.parent.name}, {self._name}",
             expected=f"{expected} rows",
@@ -190,7 +193,7 @@ class Groups:
                 else self._file.schema_arrow.empty_table()
             )
         if table.num_rows != self.rows[group]:
-            raise self.lost(int(self.rows[group]), table.num_rows)
+            raise self._lost(int(self.rows[group]), table.num_rows)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     @cached_property
@@ -212,11 +215,6 @@ class Groups:
                 if missing
                 else "remove this file and run it again with --resume",
             ) from error
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    known: dict[str, Any] = json.loads(data)
-    return known
 
 
 def once(path: Path, work: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -228,6 +228,11 @@ def distinct(parts: Sequence[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:
     pairs = np.concatenate(parts)
     pairs.sort()
     return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
+
+
+def join_pairs(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Pairs:
+    """Pairs of numbers below 2^32, of any integer type."""
+    return a.astype(np.uint64) << _SHIFT | b.astype(np.uint64)
 
 
 def split_pairs(pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

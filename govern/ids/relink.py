@@ -20,7 +20,7 @@ import numpy.typing as npt
 from govern.ids.cluster import Clusters, recentred
 from govern.ids.ingest import ordered_map
 from govern.ids.jit import compiled
-from govern.ids.lsh import Pairs, merge_pairs
+from govern.ids.lsh import Pairs, join_pairs, merge_pairs
 from govern.ids.minhash import Banding
 from govern.ids.probe import (
     BucketRule,
@@ -144,7 +144,7 @@ def relink(
         )
         added, candidates = _verified(texts, runs)
         doubtful = np.flatnonzero(displaced[old.a] & (old.a >= 0))
-        pairs = old.a[doubtful].astype(np.uint64) << _SHIFT | old.b[doubtful].astype(np.uint64)
+        pairs = join_pairs(old.a[doubtful], old.b[doubtful])
         # Every text gives its own pairs in ascending order, but files hold several snapshots'.
         order = np.argsort(pairs)
         keep = np.ones(len(pairs), dtype=np.bool_)

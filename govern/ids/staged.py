@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -239,7 +239,7 @@ class Staged:
         if found != pairs:
             raise _lost("pairs", paths[0].parent, pairs, found)
 
-        def links() -> Any:
+        def links() -> Iterator[Links]:
             for path in paths:
                 with Groups(path) as file:
                     yield Links(**file.read(0))

@@ -26,7 +26,7 @@ from govern.ids.corpus import ReadOptions
 from govern.ids.exchange import Groups, Indices, Place, once, write_groups
 from govern.ids.ingest import COMPUTED, fixed_rows, missing_batches, sketched, values_and_offsets
 from govern.ids.inputs import CorpusFile
-from govern.ids.lsh import distinct, keys_of, pairs_of_band, split_pairs
+from govern.ids.lsh import distinct, join_pairs, keys_of, pairs_of_band, split_pairs
 from govern.ids.minhash import Banding, permutations
 from govern.ids.parts import PARTS_NAME, PartWriter, Task
 from govern.ids.readers.registry import format_of
@@ -42,7 +42,8 @@ NUMBERS_NAME, DOCUMENTS_NAME = "numbers.i64", "documents.i64"
 # so many samples make a group. A range reads up to a group too much at either end.
 PAIRS_PER_SAMPLE = 1 << 12
 _SAMPLES_PER_GROUP = 4
-_LOW = 1 << 32
+# Numbers of texts from here on do not fit the 32 bits that a pair has for each of its two.
+_TOO_LARGE = 1 << 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,7 @@ def pairs_between(keys: npt.NDArray[np.uint64], texts: Indices) -> tuple[Indices
         keys: uint64 [texts].
         texts: int64 [texts], distinct; of any size, where `pairs_of_band` wants 32 bits.
     """
-    ranks = np.sort(texts) if len(texts) and texts.max() >= _LOW else None
+    ranks = np.sort(texts) if len(texts) and texts.max() >= _TOO_LARGE else None
     pairs = pairs_of_band(keys, texts if ranks is None else np.searchsorted(ranks, texts))
     pairs.sort()
     a, b = split_pairs(pairs)
@@ -259,10 +260,8 @@ def _find_links(task: Numbered, path: Path) -> None:
     plan = load_plan(task.place)
     a, b = _pairs_of_range(task, plan)
     texts = distinct([a, b])
-    pairs = distinct(
-        [np.searchsorted(texts, a).astype(np.uint64) << np.uint64(32)
-         | np.searchsorted(texts, b).astype(np.uint64)]
-    )  # fmt: skip
+    # By their places among the texts of this range, which are below 2^32 in any corpus.
+    pairs = distinct([join_pairs(np.searchsorted(texts, a), np.searchsorted(texts, b))])
     left, right = split_pairs(pairs)
     parts = _parts(task.place)
     jaccard = np.zeros(len(pairs))

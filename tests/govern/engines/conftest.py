@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from engine_world import SMALL_PARTS, build, crowded
 
-from govern.engines.local import Processes
+from govern.engines.processes import Processes
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ from engine_world import write_jsonl
 from govern.cli import main
 from govern.engines import spark
 from govern.engines.base import Call, Outcome, Watch, attempt, release, value_of
-from govern.engines.local import Processes
+from govern.engines.processes import Processes
 from manifests.errors import EngineError, GovernError, InputError, IntegrityError, ManyFaultsError
 
 

@@ -26,7 +26,7 @@ from engine_world import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from govern.engines.local import Processes
+from govern.engines.processes import Processes
 from govern.ids.add import AddConfig, add_documents
 from govern.ids.lsh import pairs_of_band, split_pairs
 from govern.ids.pipeline import BuildConfig, build_ids

@@ -17,19 +17,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
-from govern.engines.base import (
-    MOST_DEATHS,
-    STALLED_AFTER,
-    A,
-    Call,
-    Outcome,
-    R,
-    Watch,
-    attempt,
-    calls,
-    died,
-    value_of,
-)
+from govern.engines import base
+from govern.engines.base import A, R
 
 _TICK = 1.0  # seconds between two looks at a stage
 
@@ -52,7 +41,7 @@ class Processes:
         stalled_after: Seconds in which some task of a stage must end.
     """
 
-    def __init__(self, workers: int, stalled_after: float = STALLED_AFTER) -> None:
+    def __init__(self, workers: int, stalled_after: float = base.STALLED_AFTER) -> None:
         self._workers = workers
         self._stalled_after = stalled_after
         self._pool: ProcessPoolExecutor | None = None
@@ -65,32 +54,34 @@ class Processes:
         finished: Callable[[int], None],
     ) -> list[R]:
         """Run a task for each argument: see `base.Engine`."""
-        waiting = dict(enumerate(calls(stage, function, arguments)))
+        waiting = dict(enumerate(base.calls(stage, function, arguments)))
         values: dict[int, R] = {}
-        watch = Watch(stage, self._stalled_after)
+        watch = base.Watch(stage, self._stalled_after)
         deaths = 0
         while waiting:
             before = len(waiting)
             try:
                 for number, outcome in self._outcomes(waiting, watch):
-                    values[number] = value_of(outcome)
+                    values[number] = base.value_of(outcome)
                     del waiting[number]
                     finished(1)
             except BrokenProcessPool as error:
                 self.stop()
                 deaths = 1 if len(waiting) < before else deaths + 1
-                if deaths == MOST_DEATHS:
-                    raise died(stage, f"{deaths} deaths one after another") from error
+                if deaths == base.MOST_DEATHS:
+                    raise base.died(stage, f"{deaths} deaths one after another") from error
             except BaseException:
                 self.stop()
                 raise
         return [values[number] for number in range(len(arguments))]
 
-    def _outcomes(self, waiting: dict[int, Call], watch: Watch) -> Iterator[tuple[int, Outcome]]:
+    def _outcomes(
+        self, waiting: dict[int, base.Call], watch: base.Watch
+    ) -> Iterator[tuple[int, base.Outcome]]:
         """What comes of tasks, as they end."""
         pool = self._open()
-        running: dict[Future[Outcome], int] = {
-            pool.submit(attempt, call): number for number, call in waiting.items()
+        running: dict[Future[base.Outcome], int] = {
+            pool.submit(base.attempt, call): number for number, call in waiting.items()
         }
         while running:
             ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
