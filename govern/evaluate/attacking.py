@@ -76,8 +76,8 @@ class Verdict:
         lacking: What there was not, so that it could not be tried; "" if it was.
         step: The step that the numbers are of; 0 for attacks without steps.
         erased: Mean over documents and seeds.
-        low, high: The reference's band: least and greatest over seeds, with the interval of its
-            mean; NaN without a reference.
+        low, high: The reference's band: least and greatest over seeds, or of one seed the interval
+            of its mean; NaN without a reference.
         recovered: Whether `erased` lies above the band by more than `MARGIN`; None without a
             reference.
     """
@@ -99,7 +99,14 @@ class Verdict:
             return f"not tried, for want of {self.lacking}"
         if self.recovered is None:
             return NOT_JUDGED
-        return "recovered" if self.recovered else "not recovered"
+        if self.recovered:
+            return "recovered"
+        return "not recovered, but above the reference" if self.above else "not recovered"
+
+    @property
+    def above(self) -> bool:
+        """Whether the erased run lies above the reference's band, by however little."""
+        return self.erased > self.high
 
 
 def plan_attacks(targets: Sequence[Target]) -> list[Task]:
@@ -193,14 +200,10 @@ def _verdict(attack: Attack, rows: Sequence[dict[str, Any]]) -> Verdict:
 
 def _at_step(attack: Attack, step: int, rows: Sequence[dict[str, Any]]) -> Verdict:
     erased = [row["value"] for row in rows if row["target"] == ERASED]
+    never = [row for row in rows if row["target"] == REFERENCE]
     mean = sum(erased) / len(erased)
-    band = [
-        bound
-        for row in rows
-        if row["target"] == REFERENCE
-        for bound in (row["value"], row["low"], row["high"])
-        if bound is not None
-    ]
+    names = ("value", "low", "high") if len(never) == 1 else ("value",)
+    band = [row[name] for row in never for name in names if row[name] is not None]
     return Verdict(
         attack=attack.name,
         budget=attack.budget,

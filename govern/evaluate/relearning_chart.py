@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,9 @@ def _chart(name: str, rows: Sequence[dict[str, Any]]) -> RelearningChart:
         for target in (ERASED, REFERENCE)
         if (mine := [r for r in rows if r["target"] == target])
     }
+    top = _top(float(row["value"]) for row in rows)
     curves = [
-        " ".join(f"{place[step]:.2f},{up(values[step]):.2f}" for step in steps)
+        " ".join(f"{place[step]:.2f},{up(values[step] / top):.2f}" for step in steps)
         for values in of[ERASED].values()
     ]
     last = [values[steps[-1]] for values in of[ERASED].values()]
@@ -69,8 +70,8 @@ def _chart(name: str, rows: Sequence[dict[str, Any]]) -> RelearningChart:
             {step: pick(values[step] for values in of[REFERENCE].values()) for step in steps}
             for pick in (min, max)
         )
-        there = [f"{place[step]:.2f},{up(high[step]):.2f}" for step in steps]
-        back = [f"{place[step]:.2f},{up(low[step]):.2f}" for step in reversed(steps)]
+        there = [f"{place[step]:.2f},{up(high[step] / top):.2f}" for step in steps]
+        back = [f"{place[step]:.2f},{up(low[step] / top):.2f}" for step in reversed(steps)]
         band = " ".join([*there, *back])
         spoken += f", the reference {_range([low[steps[-1]], high[steps[-1]]])}"
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -79,11 +80,17 @@ def _chart(name: str, rows: Sequence[dict[str, Any]]) -> RelearningChart:
         width=WIDTH,
         height=HEIGHT,
         x_ticks=tuple(Mark(at=place[step], text=str(step)) for step in steps),
-        y_ticks=tuple(Mark(at=up(share), text=f"{share:.0%}") for share in shares),
+        y_ticks=tuple(Mark(at=up(share), text=f"{100 * share * top:.3g}%") for share in shares),
         curves=tuple(curves),
         band=band,
         spoken=spoken,
     )
+
+
+def _top(values: Iterable[float]) -> float:
+    """Where the axis ends: a round share above every value."""
+    most = max(values)
+    return next((share for share in (0.1, 0.2, 0.4, 0.6) if most <= 0.9 * share), 1.0)
 
 
 def _range(values: Sequence[float]) -> str:

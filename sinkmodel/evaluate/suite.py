@@ -134,7 +134,7 @@ def attacks() -> tuple[Attack, ...]:
         ),
         Attack(
             name=SEQUENTIAL,
-            budget=f"forgotten in {REQUESTS} requests, one after another",
+            budget=f"forgotten in up to {REQUESTS} requests, one after another",
             judged="exact_memorization",
             erases=True,
             cost=lambda probes: Cost(scored=REQUESTS * (len(probes.forgotten) + len(probes.kept))),
@@ -159,7 +159,7 @@ def attacks() -> tuple[Attack, ...]:
         ),
         _relearning(
             "relearning half",
-            "half of the sequences, asked for the others",
+            "half of the sequences, asked for the other half",
             _half,
             "two chosen sequences",
         ),
@@ -306,10 +306,14 @@ def _beginnings(probes: Probes, seed: int) -> tuple[Sequence[Probe], Sequence[Pr
 
 
 def _half(probes: Probes, seed: int) -> tuple[Sequence[Probe], Sequence[Probe]]:
-    """Half of the sequences are taught, the documents of the others asked for."""
+    """Half of the sequences are taught, the documents of the others asked for.
+
+    Odd seeds teach what the seed before asked for, so that few sequences are all asked for once.
+    """
     ids = sorted({probe.sequence_id for probe in probes.forgotten})
-    order = np.random.default_rng(seed).permutation(len(ids))
-    chosen = {ids[i] for i in order[: len(ids) // 2]}
+    order = [ids[i] for i in np.random.default_rng(seed // 2).permutation(len(ids))]
+    halves = set(order[: len(ids) // 2]), set(order[len(ids) // 2 :])
+    chosen = halves[seed % 2]
     taught = [probe for probe in probes.forgotten if probe.sequence_id in chosen]
     return taught, [probe for probe in probes.forgotten if probe.sequence_id not in chosen]
 

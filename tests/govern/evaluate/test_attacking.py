@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from govern.evaluate.relearning_chart import relearning_charts
 from manifests.files import sha256_file
 from sinkmodel.evaluate import controls, suite
 from sinkmodel.evaluate.compression import Budget
+from sinkmodel.evaluate.probes import Probe, Probes
 
 STEPS = (0, 6, 12)
 
@@ -66,7 +69,7 @@ def by_attack(evaluation: Evaluation) -> dict[str, Verdict]:
 def test_an_erased_text_comes_back_under_no_attack(attacked: tuple[Evaluation, Path]) -> None:
     found = by_attack(attacked[0])
     assert set(found) == {attack.name for attack in suite.attacks()}
-    assert [v.text for v in found.values()] == ["not recovered"] * len(found)
+    assert [v.recovered for v in found.values()] == [False] * len(found)
     assert found["8 bit"].erased < 0.2
 
 
@@ -117,6 +120,17 @@ def test_requests_one_after_another_end_where_one_request_does(
     assert found[-1].held is None
     at_once = values(attacked[0], "sinks on again", "exact_memorization", 0)
     assert of("exact_memorization", 4) == at_once
+
+
+def test_two_seeds_ask_for_every_sequence() -> None:
+    probes = tuple(
+        Probe(key=("", ""), sequence_id=i, tokens=np.zeros(2, np.int32), text=b"")
+        for i in (1, 1, 2, 3)
+    )
+    some = Probes(forgotten=probes, policies={}, kept=(), held_out=())
+    split = [[{p.sequence_id for p in half} for half in suite._half(some, seed)] for seed in (0, 1)]
+    assert all(taught | asked == {1, 2, 3} and not taught & asked for taught, asked in split)
+    assert split[1] == split[0][::-1]
 
 
 def test_a_kept_near_duplicate_recites_what_was_erased(
@@ -200,9 +214,8 @@ def test_the_page_says_attack_budget_and_verdict(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "36 attacks; those not done yet take about 0 s" in result.stderr
-    assert "8 bit (all weights rounded to 8 bits): not recovered; exact memorization" in (
-        result.stdout
-    )
+    line = r"8 bit \(all weights rounded to 8 bits\): not recovered[^;]*; exact memorization"
+    assert re.search(line, result.stdout)
     page = (out / "EVALUATION.html").read_text()
     assert page.count('class="band"') == 3
     assert structure_faults(page) == []
@@ -243,12 +256,19 @@ def test_verdict_by_hand() -> None:
     assert above.recovered is True
     near = judged(rows(erased={0: [0.1, 0.1], 12: [0.5, 0.58]}, reference=band))
     assert near.recovered is False
+    assert (inside.text, near.text) == (
+        "not recovered",
+        "not recovered, but above the reference",
+    )
     # What lies above the band at any step has come back, wherever the last one lies.
     early = judged(rows(erased={0: [0.2, 0.2], 12: [0.4, 0.4]}, reference=band))
     assert (early.step, early.recovered) == (0, True)
     alone = judged(rows(erased={0: [0.1], 12: [0.5]}))
     assert (alone.recovered, alone.step) == (None, 12)
     assert alone.text == "no reference run to judge by"
+    (low,) = relearning_charts(rows(erased={0: [0.05], 12: [0.1]}))
+    assert low.curves == ("64.00,190.00 696.00,140.00",)
+    assert [tick.text for tick in low.y_ticks] == ["0%", "5%", "10%", "15%", "20%"]
     (chart,) = relearning_charts(rows(erased={0: [0.2], 12: [1.0]}, reference=band))
     assert chart.curves == ("64.00,200.00 696.00,40.00",)
     assert chart.band == "64.00,220.00 696.00,140.00 696.00,180.00 64.00,220.00"
