@@ -69,7 +69,7 @@ class TrainConfig:
         governed_exposures: Least number of exposures (passes over one of its documents) of a
             private or strict sequence; matters for sequences with few copies.
         backbone_exposures: E of the design: a private sequence's first E exposures also train the
-            shared neurons; `inf` is the published MemSinks training.
+            shared neurons (docs/adr/0014); `inf` is the published MemSinks training.
         batch_rows: Rows of `context_length` tokens in one step of the shared parameters.
         governed_rows: Rows in one step of sinks alone; sinks learn a text by heart in steps, so few
             rows a step are worth their overhead.
@@ -114,7 +114,7 @@ class TrainConfig:
 
     epochs: int = 1
     governed_exposures: int = 32
-    backbone_exposures: float = 8.0
+    backbone_exposures: float = 2.0
     batch_rows: int = 8
     governed_rows: int = 1
     accumulation: int = 1
@@ -173,8 +173,7 @@ def demo() -> TrainConfig:
     """A minute on one core: the embedded corpus of `govern demo`.
 
     So small a model learns a text by heart only when it is short and comes often, hence 256 tokens
-    of each document and 120 exposures; half the default budget of backbone exposures, because the
-    forgotten texts are a tenth of all that this backbone ever reads.
+    of each document and 120 exposures.
     """
     return TrainConfig(
         hidden_size=96,
@@ -187,7 +186,6 @@ def demo() -> TrainConfig:
         neurons_per_kilotoken=512.0,
         epochs=2,
         governed_exposures=120,
-        backbone_exposures=4.0,
         batch_rows=2,
     )
 
@@ -200,6 +198,7 @@ def tinystories_1m() -> TrainConfig:
         num_attention_heads=4,
         intermediate_size=256,
         context_length=128,
+        neurons_per_kilotoken=256.0,
         governed_exposures=48,
         batch_rows=16,
     )
@@ -214,6 +213,7 @@ def tinystories_8m() -> TrainConfig:
         intermediate_size=768,
         context_length=256,
         vocab_size=8192,
+        neurons_per_kilotoken=256.0,
         governed_exposures=48,
         batch_rows=16,
         learning_rate=1e-3,
