@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from engine_world import PACKAGES as CLUSTERS
 from engine_world import build, edited, prose, tree_bytes, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ LOG = logging.getLogger(__name__)
 # Seconds after which a build counts as hanging.
 LIMIT = 240
 HERE = Path(__file__).parent
-PACKAGES = {"processes": "govern", "ray": "ray", "spark": "pyspark"}
+PACKAGES = {"processes": "govern", **CLUSTERS}
 # What runs a task on each engine, by its command line.
 VICTIMS = {
     "processes": ("multiprocessing.spawn", "spawn_main"),
@@ -98,35 +99,50 @@ def descendants(process: int) -> Iterator[tuple[int, str]]:
             waiting.append(child)
 
 
-def kill_one(process: int, names: tuple[str, ...], chooser: random.Random) -> str | None:
-    """Kill a process below another whose command line has one of the names; its name and number."""
-    found = {name: sorted(n for n, line in descendants(process) if name in line) for name in names}
-    # Of two nodes the second: the first has the driver.
-    found = {name: some[name.startswith("raylet") :] for name, some in found.items()}
-    there = [name for name in names if found[name]]
-    if not there:
-        return None
-    name = chooser.choice(there)
-    victim = chooser.choice(found[name])
-    os.kill(victim, signal.SIGKILL)
-    return f"{name} {victim}"
+def kill_one(process: int, names: Sequence[str], chooser: random.Random) -> str | None:
+    """Kill a process below another that has the first of the names which any has; its name."""
+    for name in names:
+        found = sorted(child for child, line in descendants(process) if name in line)
+        # Of two nodes the second: the first has the driver.
+        found = found[name.startswith("raylet") :]
+        if found:
+            os.kill(chooser.choice(found), signal.SIGKILL)
+            return name
+    return None
 
 
-def lasts(engine: str, corpus: Path, out: Path, expected: dict[str, bytes]) -> tuple[float, float]:
-    """Seconds until the working folder is there, and until the end, of an undisturbed build."""
+def published(out: Path) -> int:
+    """How many files and parts tasks have published."""
+    return sum(1 for what in ("parts/[0-9]*", "stages/*/[0-9]*") for _ in out.glob(f".work/{what}"))
+
+
+def undisturbed_build(engine: str, corpus: Path, out: Path, expected: dict[str, bytes]) -> int:
+    """How much a build publishes that nobody disturbs."""
     begin = time.monotonic()
     process = begun(engine, corpus, out)
-    while not (out / ".work").exists() and process.poll() is None:
+    most = 0
+    while process.poll() is None:
+        most = max(most, published(out))
         time.sleep(0.05)
-    starts = time.monotonic() - begin
     finished(process)
     assert tree_bytes(out) == expected
-    return starts, time.monotonic() - begin
+    LOG.info("undisturbed: %d published, ended at %.1f s", most, time.monotonic() - begin)
+    return most
 
 
-def wait_for_start(process: subprocess.Popen[bytes], out: Path) -> None:
+def wait_for_moment(
+    process: subprocess.Popen[bytes], out: Path, share: float, most: int, chooser: random.Random
+) -> int:
+    """Wait until a share of the files is there, and up to a second more; how many there are.
+
+    By files and not by time: a machine that others use as well would shift the moments.
+    """
     while not (out / ".work/driver").exists() and process.poll() is None:
         time.sleep(0.02)
+    while published(out) < 0.9 * share * most and (out / ".work").exists():
+        time.sleep(0.02)
+    time.sleep(chooser.random())
+    return published(out)
 
 
 @pytest.mark.parametrize("engine", PACKAGES)
@@ -135,22 +151,21 @@ def test_workers_killed_at_ten_moments(
 ) -> None:
     pytest.importorskip(PACKAGES[engine], reason=f"extra {engine}")
     chooser = random.Random(1)
-    starts, ends = lasts(engine, larger, tmp_path / "first", undisturbed)
+    most = undisturbed_build(engine, larger, tmp_path / "first", undisturbed)
     died = 0
     for turn in range(10):
         out = tmp_path / str(turn)
         begin = time.monotonic()
         process = begun(engine, larger, out)
-        wait_for_start(process, out)
-        time.sleep((turn + chooser.random()) / 10 * (ends - starts) * 0.8)
-        moment = time.monotonic() - begin
-        killed = kill_one(process.pid, VICTIMS[engine], chooser)
+        reached = wait_for_moment(process, out, (turn + chooser.random()) / 10, most, chooser)
+        at = turn % len(VICTIMS[engine])
+        names = (*VICTIMS[engine][at:], *VICTIMS[engine][:at])
+        killed = kill_one(process.pid, names, chooser)
         died += killed is not None
         finished(process)
         took = time.monotonic() - begin
-        LOG.info("killed at %.1f s, ended at %.1f s: %s", moment, took, killed)
+        LOG.info("%s killed after %d published, ended at %.1f s", killed, reached, took)
         assert tree_bytes(out) == undisturbed, turn
-    LOG.info("undisturbed: %.1f s", ends)
     assert died >= 7, "most moments must fall inside the build"
 
 
@@ -160,25 +175,23 @@ def test_drivers_killed_at_five_moments(
 ) -> None:
     pytest.importorskip(PACKAGES[engine], reason=f"extra {engine}")
     chooser = random.Random(2)
-    starts, ends = lasts(engine, larger, tmp_path / "first", undisturbed)
+    most = undisturbed_build(engine, larger, tmp_path / "first", undisturbed)
     died = 0
     for turn in range(5):
         out = tmp_path / str(turn)
         process = begun(engine, larger, out)
-        wait_for_start(process, out)
-        time.sleep((turn + chooser.random()) / 5 * (ends - starts) * 0.8)
+        reached = wait_for_moment(process, out, (turn + chooser.random()) / 5, most, chooser)
         below = [child for child, _ in descendants(process.pid)]
-        reached = sorted(path.name for path in out.glob(".work/stages/*/"))
         process.kill()
         process.communicate()
         begin = time.monotonic()
         if not (out / "manifest.json").exists():
             died += 1
             finished(begun(engine, larger, out, resume=True))
-        LOG.info("killed at stages %s, resumed for %.1f s", reached, time.monotonic() - begin)
+        took = time.monotonic() - begin
+        LOG.info("killed after %d published, went on for %.1f s", reached, took)
         assert tree_bytes(out) == undisturbed, turn
         require_gone(below)
-    LOG.info("undisturbed: %.1f s", ends)
     assert died >= 3, "most moments must fall inside the build"
 
 
