@@ -150,6 +150,24 @@ def attacks() -> tuple[Attack, ...]:
             perform=_prompted_with_kept,
         ),
         *(_sampled(temperature) for temperature in TEMPERATURES),
+        *_relearnings(),
+        Attack(
+            name="prompt search",
+            budget=f"{_SEARCH.steps} gradient steps with {_SEARCH.candidates} candidates each, "
+            f"for {SEARCHED_TOKENS} tokens of {SEARCHED} documents",
+            judged="compression_ratio",
+            needs=f"a chosen document of more than {SEARCHED_TOKENS} tokens",
+            cost=lambda probes: Cost(
+                searched=_SEARCH.steps * len(_searched(probes.forgotten))
+            ),
+            perform=_compressed,
+        ),
+    )  # fmt: skip
+
+
+def _relearnings() -> tuple[Attack, ...]:
+    """By what is taught; of two halves the other one is asked for."""
+    return (
         _relearning(
             "relearning beginnings",
             "the first half of every text, asked for the second",
@@ -169,18 +187,7 @@ def attacks() -> tuple[Attack, ...]:
             _adjacent,
             "a kept or reserved document",
         ),
-        Attack(
-            name="prompt search",
-            budget=f"{_SEARCH.steps} gradient steps with {_SEARCH.candidates} candidates each, "
-            f"for {SEARCHED_TOKENS} tokens of {SEARCHED} documents",
-            judged="compression_ratio",
-            needs=f"a chosen document of more than {SEARCHED_TOKENS} tokens",
-            cost=lambda probes: Cost(
-                searched=_SEARCH.steps * len(_searched(probes.forgotten))
-            ),
-            perform=_compressed,
-        ),
-    )  # fmt: skip
+    )
 
 
 def _rounded(bits: int) -> Callable[[torch.Tensor], torch.Tensor]:
