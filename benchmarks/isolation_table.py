@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import plots
+from tables import spread
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -21,7 +22,8 @@ COLUMNS = (
 
 def results(work: Path) -> list[Row]:
     """The rows of every arm that was measured; measuring again replaces."""
-    rows = [json.loads(line) for line in (work / "results.jsonl").open(encoding="utf-8")]
+    text = (work / "results.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     return list({(row["size"], row["seed"], label(row)): row for row in rows}.values())
 
 
@@ -107,14 +109,6 @@ def cells(rows: Sequence[Row], base: Baselines) -> list[str]:
         spread([row["kept_before"] for row in rows]),
         f"{change:.3f}" if change else "none",
     ]
-
-
-def spread(values: Sequence[float], form: str = "{:.3f}") -> str:
-    """The mean, and the standard deviation where there are several."""
-    if not values:
-        return "–"
-    mean = form.format(fmean(values))
-    return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
 
 
 # --- plot ----------------------------------------------------------------------------------------

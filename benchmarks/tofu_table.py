@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import plots
+from tables import spread
 from tofu_data import FORGOTTEN, QUESTIONS
 
 from govern.evaluate.charts import HEIGHT, WIDTH, across, up
@@ -141,14 +142,6 @@ def line(rows: Sequence[Row], some: Sequence[Row], name: str) -> list[str]:
 
 def _step(point: Mapping[str, float]) -> float:
     return point["step"]
-
-
-def spread(values: Sequence[float], form: str = "{:.3f}") -> str:
-    """The mean, and the standard deviation where there are several."""
-    if not values:
-        return "–"
-    mean = form.format(fmean(values))
-    return f"{mean} ± {form.format(stdev(values))}" if len(values) > 1 else mean
 
 
 def cost_lines(rows: Sequence[Row], name: str) -> list[str]:

@@ -17,7 +17,7 @@ from sinkmodel.evaluate.metrics import verbatim_tokens
 from sinkmodel.evaluate.probes import Probe, Tokens
 from sinkmodel.evaluate.scores import chunks
 from sinkmodel.lazy_adam import BlockAdam
-from sinkmodel.losses import IGNORED
+from sinkmodel.losses import IGNORED, token_losses
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 RELEARN_STEPS = (0, 10, 50, 100, 250, 500)
@@ -172,11 +172,6 @@ def _row_loss(model: SinkForCausalLM, rows: Sequence[tuple[int, Tokens]]) -> tor
     logits_BTV = model(
         input_ids=input_BT.to(model.device), sequence_ids=sequence_BT.to(model.device)
     ).logits
-    target_BT = label_BT[:, 1:].to(model.device)
-    loss_BT = torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().transpose(1, 2),
-        target_BT,
-        ignore_index=IGNORED,
-        reduction="none",
-    )
-    return (loss_BT.sum(1) / (target_BT != IGNORED).sum(1)).mean()
+    label_BT = label_BT.to(model.device)
+    loss_BT = token_losses(logits_BTV, label_BT)
+    return (loss_BT.sum(1) / (label_BT[:, 1:] != IGNORED).sum(1)).mean()
