@@ -6,6 +6,7 @@ or the new one, never a torn one.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -29,9 +30,18 @@ def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and a final newline: equal values give equal bytes.
 
     For files of our own. What is signed uses RFC 8785 instead, which strangers can re-implement.
+    Dataclasses are objects of their fields.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_fields
+    )
     return text.encode() + b"\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return vars(value)
 
 
 def sha256_file(path: Path) -> str:

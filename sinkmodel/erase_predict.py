@@ -62,7 +62,7 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
     marked, forgotten = _mark_forgotten(run, ids, blocks)
     rows = _rows_by_bank(run, banks, blocks)
     ranges: Ranges = {
-        bank.path.name: [bank.byte_range(row) for row in rows[index]]
+        bank.path.name: _joined(bank.byte_range(row) for row in rows[index])
         for index, bank in enumerate(banks)
         if rows[index]
     }
@@ -195,8 +195,18 @@ def _state_ranges(
         found += len(rows)
         spans = sorted(tensor.row_range(row) for tensor in tensors.values() for row in rows)
         if spans:
-            ranges[name] = spans
+            ranges[name] = _joined(spans)
     return ranges, found
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted disjoint ranges, those that touch as one: the blocks of an ID lie side by side."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined
 
 
 def _bad_state(name: str, expected: str, found: str) -> CheckpointError:

@@ -124,7 +124,7 @@ class Journal:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON of the journal."""
-        return canonical_json({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)})
+        return canonical_json({"format_version": FORMAT_VERSION, **vars(self)})
 
     @staticmethod
     def from_bytes(data: bytes, path: Path) -> Journal:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sinkmodel.copying import copy_bytes
 # ioctl FICLONE of Linux (uapi/linux/fs.h); Python names it from 3.12 on.
 _FICLONE = 0x40049409
 _CHUNK = 1 << 20
+_ZEROS = memoryview(bytes(_CHUNK))
 # Below this size a copy costs nothing, and editing a config of one run must not change the other's.
 _LINK_FROM_BYTES = 1 << 20
 
@@ -70,26 +72,38 @@ def digest_with_zeros(path: Path, ranges: Sequence[tuple[int, int]]) -> tuple[st
         path: The file.
         ranges: Byte ranges (begin, end), sorted, disjoint, inside the file.
     """
-    as_it_is, zeroed = hashlib.sha256(), hashlib.sha256()
-    remaining = list(ranges)
+    as_it_is, zeroed = hashlib.sha256(), None
+    remaining, buffer = deque(ranges), memoryview(bytearray(_CHUNK))
     with open_regular(path) as descriptor:
         position = 0
-        while piece := os.pread(descriptor, _CHUNK, position):
+        while count := os.readv(descriptor, [buffer]):
+            piece, end = buffer[:count], position + count
+            if zeroed is None and remaining and remaining[0][0] < end:
+                zeroed = as_it_is.copy()  # up to here both files are the same
             as_it_is.update(piece)
-            if ranges:
-                changed = bytearray(piece)
-                end = position + len(piece)
-                while remaining and remaining[0][0] < end:
-                    first, last = remaining[0]
-                    low, high = max(first, position), min(last, end)
-                    changed[low - position : high - position] = bytes(high - low)
-                    if last > end:
-                        break
-                    remaining.pop(0)
-                zeroed.update(changed)
-            position += len(piece)
+            if zeroed is not None:
+                for part in _with_zeros(piece, position, remaining):
+                    zeroed.update(part)
+            position = end
     before = as_it_is.hexdigest()
-    return before, zeroed.hexdigest() if ranges else before
+    return before, before if zeroed is None else zeroed.hexdigest()
+
+
+def _with_zeros(
+    piece: memoryview, position: int, remaining: deque[tuple[int, int]]
+) -> Iterator[memoryview]:
+    """The piece at `position` of a file, zero where the ranges are; those that end there go."""
+    end, done = position + len(piece), position
+    while remaining and remaining[0][0] < end:
+        begin, last = remaining[0]
+        low, high = max(begin, position), min(last, end)
+        yield piece[done - position : low - position]
+        yield _ZEROS[: high - low]
+        done = high
+        if last > end:
+            break
+        remaining.popleft()
+    yield piece[done - position :]
 
 
 def is_zero(path: Path, ranges: Sequence[tuple[int, int]]) -> bool:
@@ -99,7 +113,7 @@ def is_zero(path: Path, ranges: Sequence[tuple[int, int]]) -> bool:
             position = begin
             while position < end:
                 piece = os.pread(descriptor, min(_CHUNK, end - position), position)
-                if not piece or piece.count(0) != len(piece):
+                if not piece or piece != bytes(len(piece)):
                     return False
                 position += len(piece)
     return True
@@ -115,7 +129,7 @@ def write_zeros(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
         for begin, end in ranges:
             position = begin
             while position < end:
-                position += os.pwrite(descriptor, bytes(min(_CHUNK, end - position)), position)
+                position += os.pwrite(descriptor, _ZEROS[: end - position], position)
         os.fsync(descriptor)
 
 

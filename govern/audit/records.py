@@ -18,13 +18,26 @@ import json
 import math
 import re
 import types
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import rfc8785
 
 from manifests.errors import IntegrityError
 
 MAX_INTEGER = 2**53 - 1
+_T = TypeVar("_T")
+_Checker = Callable[[Any, str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +69,8 @@ class Record:
     """
 
     def __post_init__(self) -> None:
-        for name, annotation in _hints(type(self)).items():
-            checked = _check(annotation, getattr(self, name), f"{type(self).__name__}.{name}")
-            object.__setattr__(self, name, checked)
+        for name, where, check in _checkers(type(self)):
+            object.__setattr__(self, name, check(getattr(self, name), where))
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values (dict, list, str, int, float, bool, None)."""
@@ -93,7 +105,7 @@ class Record:
                 continue
             if value.get(names[name]) is None and (name in omitted or names[name] not in value):
                 raise malformed(f"{where}.{names[name]}", "a value", "nothing")
-            arguments[name] = _from_json(annotation, value[names[name]], f"{where}.{names[name]}")
+            arguments[name] = _reader(annotation)(value[names[name]], f"{where}.{names[name]}")
         return cls(**arguments)
 
     def canonical(self) -> bytes:
@@ -167,49 +179,74 @@ def json_schema(record: type[Record], *, identifier: str, title: str) -> dict[st
     }
 
 
-# --- the four walks over an annotation -----------------------------------------------------------
+# --- what a record's annotations say; kept, because a report holds tens of thousands of records ---
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+def _kept(function: Callable[[Any], _T]) -> Callable[[Any], _T]:
+    """`functools.cache` that takes a class: mypy asks an instance's `__hash__` of it."""
+    return functools.cache(function)
 
 
+@_kept
 def _hints(record: Any) -> dict[str, Any]:
-    """Field name -> annotation; kept, because a report holds tens of thousands of records."""
-    if record not in _HINTS:
-        hints = get_type_hints(record, include_extras=True)
-        _HINTS[record] = {field.name: hints[field.name] for field in dataclasses.fields(record)}
-    return _HINTS[record]
+    """Field name -> annotation."""
+    hints = get_type_hints(record, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
 
 
-_NAMES: dict[type, dict[str, str]] = {}
-_OMITTED: dict[type, frozenset[str]] = {}
+@_kept
+def _checkers(record: Any) -> tuple[tuple[str, str, _Checker], ...]:
+    """Of each field its name, its path for messages, and what checks it."""
+    return tuple(
+        (name, f"{record.__name__}.{name}", _checker(annotation))
+        for name, annotation in _hints(record).items()
+    )
 
 
+@_kept
 def _json_names(record: Any) -> dict[str, str]:
-    """Field name -> name in JSON (`type` is `_type` in in-toto); kept, like the annotations."""
-    if record not in _NAMES:
-        fields = dataclasses.fields(record)
-        _NAMES[record] = {f.name: f.metadata.get("json", f.name) for f in fields}
-    return _NAMES[record]
+    """Field name -> name in JSON (`type` is `_type` in in-toto)."""
+    return {f.name: f.metadata.get("json", f.name) for f in dataclasses.fields(record)}
 
 
+@_kept
 def _omitted(record: Any) -> frozenset[str]:
     """Fields that are left out of the JSON where they are None, instead of being null."""
-    if record not in _OMITTED:
-        fields = dataclasses.fields(record)
-        _OMITTED[record] = frozenset(f.name for f in fields if f.metadata.get("omit"))
-    return _OMITTED[record]
+    return frozenset(f.name for f in dataclasses.fields(record) if f.metadata.get("omit"))
 
 
-# The form of an annotation is asked for once a value: ten times for each sequence of a statement.
-@functools.cache
-def _origin(annotation: Any) -> Any:
-    return get_origin(annotation)
+# --- the four walks over an annotation: check, read, write, schema -------------------------------
 
 
 @functools.cache
-def _arguments(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation)
+def _checker(annotation: Any) -> _Checker:
+    """What gives a value in the form that the annotation promises: lists as tuples, floats as
+    floats. The second argument is the path of the value, for the message.
+
+    Made once for an annotation, because a statement of many sequences holds tens of thousands of
+    values.
+
+    Raises:
+        IntegrityError: (the checker) The value does not fit.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if inner := _optional(annotation):
+        check_present = _checker(inner)
+        return lambda value, where: None if value is None else check_present(value, where)
+    if origin is tuple:
+        return functools.partial(_check_tuple, _checker(arguments[0]))
+    if origin is Literal:
+        # By type as well: in Python True and 1.0 equal 1.
+        choices = tuple((type(choice), choice) for choice in arguments)
+        return functools.partial(_check_choice, choices)
+    if origin is Annotated:
+        check, constraint = _checker(arguments[0]), arguments[1]
+        return lambda value, where: _check_constraint(constraint, check(value, where), where)
+    if annotation is str:
+        return _check_string
+    if annotation in (int, float):
+        return functools.partial(_check_number, annotation)
+    return functools.partial(_check_instance, annotation)
 
 
 @functools.cache
@@ -222,32 +259,23 @@ def _optional(annotation: Any) -> Any:
     return present[0]
 
 
-def _check(annotation: Any, value: Any, where: str) -> Any:
-    """The value in the form that the annotation promises: lists as tuples, floats as floats."""
-    origin, arguments = _origin(annotation), _arguments(annotation)
-    if inner := _optional(annotation):
-        return None if value is None else _check(inner, value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise malformed(where, "a list", type(value).__name__)
-        return tuple(_check(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is Literal:
-        # By type as well: in Python True and 1.0 equal 1.
-        if (type(value), value) not in [(type(choice), choice) for choice in arguments]:
-            raise malformed(where, " or ".join(map(repr, arguments)), repr(value))
-        return value
-    if origin is Annotated:
-        return _check_constraint(arguments[1], _check(arguments[0], value, where), where)
-    if annotation is str:
-        return _check_string(value, where)
-    if annotation is bool:
-        if not isinstance(value, bool):
+def _check_tuple(check: _Checker, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise malformed(where, "a list", type(value).__name__)
+    return tuple([check(item, f"{where}[{i}]") for i, item in enumerate(value)])
+
+
+def _check_choice(choices: tuple[tuple[type, Any], ...], value: Any, where: str) -> Any:
+    if (type(value), value) not in choices:
+        raise malformed(where, " or ".join(repr(choice) for _, choice in choices), repr(value))
+    return value
+
+
+def _check_instance(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, kind):
+        if kind is bool:
             raise malformed(where, "true or false", repr(value))
-        return value
-    if annotation in (int, float):
-        return _check_number(annotation, value, where)
-    if not isinstance(value, annotation):
-        raise malformed(where, annotation.__name__, type(value).__name__)
+        raise malformed(where, kind.__name__, type(value).__name__)
     return value
 
 
@@ -283,16 +311,20 @@ def _check_number(kind: type, value: Any, where: str) -> int | float:
     return int(value)
 
 
-def _from_json(annotation: Any, value: Any, where: str) -> Any:
-    """Build nested records; everything else is left for the constructor to check."""
+@functools.cache
+def _reader(annotation: Any) -> _Checker:
+    """What builds nested records from JSON values, and checks everything else."""
     if inner := _optional(annotation):
-        return None if value is None else _from_json(inner, value, where)
-    if _origin(annotation) is tuple and isinstance(value, list):
-        item = _arguments(annotation)[0]
-        return tuple(_from_json(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+        read_present = _reader(inner)
+        return lambda value, where: None if value is None else read_present(value, where)
+    if get_origin(annotation) is tuple:
+        read, check = _reader(get_args(annotation)[0]), _checker(annotation)
+        return lambda value, where: (
+            _check_tuple(read, value, where) if isinstance(value, list) else check(value, where)
+        )
     if isinstance(annotation, type) and issubclass(annotation, Record):
-        return annotation.from_dict(value, where)
-    return _check(annotation, value, where)
+        return annotation.from_dict
+    return _checker(annotation)
 
 
 def _to_json(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 
 from govern.audit.report_file import Report
@@ -35,7 +36,8 @@ def add_forgotten(manifest: Manifest, plan: Plan, reference: str, report: Report
     # Opened again: another request may have committed since the selection.
     current = open_manifest(manifest.path)
     statement = report.statement()
-    digest = bytes.fromhex(statement.canonical_sha256())
+    # Whoever read the statement from them knows that the signed bytes are its canonical form.
+    digest = hashlib.sha256(report.envelope.payload_bytes("report envelope")).digest()
     when = datetime.fromisoformat(statement.predicate.request.executed_at)
     today = {parse_id(a.alias_id): parse_id(a.sequence_id) for a in plan.aliases}
     ids = sorted(set(lookup.resolve(current, [today.get(i, i) for i in plan.ids]).values()))
