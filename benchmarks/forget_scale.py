@@ -1,6 +1,6 @@
 """Forget one sequence of a million, in place and out of place; 10,000 at once; verify everything.
 
-    python benchmarks/forget_scale.py [--blocks 1000000] [--work DIR]
+    python benchmarks/forget_scale.py [--blocks 1000000] [--state none|tree|plain] [--work DIR]
 
 Synthesises a run (one bank, its Merkle tree, sink map, record of training) and its manifest (one
 document for each sequence), then runs each step in a process of its own: `govern.forget` as the
@@ -8,19 +8,23 @@ command calls it, without measuring behaviour. Prints seconds in all and by stag
 before and timed apart), and the largest resident memory of the process, imports included, with its
 anonymous part at the end. `cp --reflink=auto` and `sha256sum` of the bank are timed beside. What
 was written before is synced before each step, so that none pays for another; bars have verdicts.
-With --work, what an earlier call synthesised there is used again.
+With --work, what an earlier call synthesised there is used again. `--state` adds the optimizer
+state of every block, with its Merkle tree or, as runs of old have it, without; `cp` and `sha256sum`
+are given it too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,23 +110,53 @@ def write_manifest(path: Path, ids: np.ndarray) -> None:
     commit(path, make_index(parameters=parameters, earlier=(), snapshot=snapshot, tables=tables))
 
 
-def write_run(run: Path, ids: np.ndarray, manifest: Path) -> None:
-    """One bank of random blocks, one for each sequence; no optimizer state."""
-    from sinkmodel.allocation import SCHEMA, SinkMap
-    from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
-    from sinkmodel.bank_tree import leaves_path, write_leaves
+def write_tensors(path: Path, tensors: dict[str, tuple[str, list[int], Iterable[bytes]]]) -> None:
+    """A safetensors file of more than fits into memory: name -> dtype, shape, data in pieces."""
+    from sinkmodel.bank_format import DTYPE_BYTES
 
-    run.mkdir(parents=True)
+    header, at = {}, 0
+    for name, (dtype, shape, _) in tensors.items():
+        end = at + DTYPE_BYTES[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, pieces in tensors.values():
+            file.writelines(pieces)
+
+
+def random_blocks(count: int, seed: int) -> Iterator[bytes]:
+    random = np.random.default_rng(seed)
+    for first in range(0, count, CHUNK):
+        yield random.bytes(min(CHUNK, count - first) * BLOCK_BYTES)
+
+
+def write_run(run: Path, ids: np.ndarray, manifest: Path, state: str) -> None:
+    """One bank of random blocks, one for each sequence, and the optimizer state that is wanted."""
+    from sinkmodel.allocation import SCHEMA, SinkMap
+    from sinkmodel.bank_format import leaves_name, open_bank, open_state
+    from sinkmodel.bank_tree import files_with_trees, stored_digests, write_leaves
+
+    (run / "state").mkdir(parents=True)
     count, bank = len(ids), run / "sinks-00000.safetensors"
     shape = [count, LAYERS, 3, BLOCK_SIZE, HIDDEN]
-    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, count * BLOCK_BYTES]}
-    header = json.dumps({"sinks.banks.0": entry}).encode()
-    random = np.random.default_rng(5)
-    with bank.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for first in range(0, count, CHUNK):
-            file.write(random.bytes(min(CHUNK, count - first) * BLOCK_BYTES))
-    root = write_leaves(bank)
+    write_tensors(bank, {"sinks.banks.0": ("F32", shape, random_blocks(count, 5))})
+    root = write_leaves(open_bank(bank))
+    if state != "none":
+        moments = run / "state" / bank.name
+        numbers = np.arange(count, dtype="<i8").tobytes()
+        write_tensors(
+            moments,
+            {
+                "blocks": ("I64", [count], [numbers]),
+                "steps": ("I64", [count], [numbers]),
+                "exp_avg": ("F32", shape, random_blocks(count, 6)),
+                "exp_avg_sq": ("F32", shape, random_blocks(count, 7)),
+            },
+        )
+        if state == "tree":
+            write_leaves(open_state(moments))
     columns = [
         pa.array(ids), pa.array(["private"] * count), pa.array(["active"] * count),
         pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32),
@@ -131,9 +165,10 @@ def write_run(run: Path, ids: np.ndarray, manifest: Path) -> None:
     ]  # fmt: skip
     SinkMap(pa.Table.from_arrays(columns, schema=SCHEMA)).save(run / "sink_map.parquet")
     (run / "config.json").write_bytes(canonical_json({"block_size": BLOCK_SIZE}))
-    files = {p.name: sha256_file(p) for p in sorted(run.iterdir()) if p.suffix != ".safetensors"}
-    files[bank.name] = bank_digest(header_bytes(open_bank(bank)), root)
-    files[leaves_path(bank).name] = root.hex()
+    names = sorted(path for path in run.rglob("*") if path.is_file())
+    files = {p.relative_to(run).as_posix(): sha256_file(p) for p in names if p != bank}
+    for name, file in files_with_trees(run).items():
+        files[name], files[leaves_name(name)] = stored_digests(file)
     opened = open_manifest(manifest)
     record = {
         "format": "memsinks-govern run", "format_version": 2, "seed": 0, "versions": {},
@@ -258,12 +293,13 @@ def verdict(what: str, found: float, bar: float, *, least: bool = False) -> None
     print(f"  {what}: {found:.2f}, bar {bar:g}: {'met' if met else 'MISSED'}", flush=True)
 
 
-def main(base: Path) -> None:
+def main(base: Path, state: str) -> None:
     if not (base / "run" / "training.json").exists():
         ids = sequence_ids(COUNT)
         write_manifest(base / "manifest", ids)
-        write_run(base / "run", ids, base / "manifest")
+        write_run(base / "run", ids, base / "manifest", state)
     bank = base / "run" / "sinks-00000.safetensors"
+    files = [bank, *(base / "run" / "state").glob("*.safetensors")]
     print(f"{COUNT} blocks of {BLOCK_BYTES} bytes, bank {bank.stat().st_size:,} bytes, "
           f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
     # Other sequences at each call: those of an earlier one are forgotten.
@@ -272,16 +308,22 @@ def main(base: Path) -> None:
         found = child(base, "forget", str(start + step), "1")
         verdict("one sequence in place, seconds", found["seconds"], 1)
     verified = child(base, "verify", f"{start + 2}-None", "run")
-    peer = shell("sha256sum", f"sha256sum {bank}")
+    peer = shell("sha256sum", f"sha256sum {' '.join(map(str, files))}")
     verdict("speed of sha256sum", peer / verified["seconds"], 0.8, least=True)
-    copy = f"cp --reflink=auto {bank} {base / 'copy'}"
+    (base / "copy").mkdir(exist_ok=True)
+    copy = " && ".join(
+        f"cp --reflink=auto {file} {base / 'copy' / str(number)}"
+        for number, file in enumerate(files)
+    )
     for step in range(3, 6):
         peer = shell("cp --reflink=auto", copy)
-        (base / "copy").unlink()
+        for file in (base / "copy").iterdir():
+            file.unlink()
         found = child(base, "forget", str(start + step), "1", "after")
         shutil.rmtree(base / "after")
-        synced = shell("cp, then sync of the copy", f"{copy} && sync {base / 'copy'}")
-        (base / "copy").unlink()
+        synced = shell("cp, then sync of the copy", f"{copy} && sync {base / 'copy'}/*")
+        for file in (base / "copy").iterdir():
+            file.unlink()
         verdict("time of cp", found["seconds"] / peer, 1.3)
         verdict("time of cp and sync", found["seconds"] / synced, 1.3)
     child(base, "forget", str(start + 6), "100")
@@ -293,6 +335,7 @@ def main(base: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=1_000_000)
+    parser.add_argument("--state", choices=("none", "tree", "plain"), default="none")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--step", nargs="*")
     options = parser.parse_args()
@@ -307,7 +350,7 @@ if __name__ == "__main__":
             figures = forget_step(options.work, int(rest[0]), int(rest[1]), *rest[2:] or [None])
         print(json.dumps(figures), memory())
     elif options.work:
-        main(options.work)
+        main(options.work, options.state)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+            main(Path(folder), options.state)

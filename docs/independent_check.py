@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def check_report(data, trusted):
 # --- docs/verify.md, 6 ---------------------------------------------------------------------------
 
 
+def state_rows(data):
+    """The bytes before the rows of a state file, and each row: its slice of every other tensor."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = {k: v for k, v in json.loads(data[8:start]).items() if k != "__metadata__"}
+    rows, end = header["blocks"]["shape"][0], start + header.pop("blocks")["data_offsets"][1]
+    parts = sorted(tensor["data_offsets"] for tensor in header.values())
+    own = [(data[start + begin : start + end], (end - begin) // rows) for begin, end in parts]
+    return data[:end], [b"".join(t[r * n : r * n + n] for t, n in own) for r in range(rows)]
+
+
+def block_file(files, name, header, rows):
+    """The leaves and root of a bank or its state; the digests of the file and of its tree."""
+    leaves, tree_name = [sha256(b"\x00", row) for row in rows], name[:-11] + "leaves"
+    nodes = tree(leaves)
+    found = {name: {"bankSha256": sha256(header, nodes[-1]).hex()}}
+    if files.get(tree_name) == b"".join(nodes):
+        found[tree_name] = {"merkleRoot": nodes[-1].hex()}
+    return leaves, nodes[-1], found
+
+
 def check_run(run, statement):
     """The files, the banks and the lists of a run directory."""
     predicate, aside = statement["predicate"], {".lock", "REPORT.json", "REPORT.html"}
@@ -112,23 +133,23 @@ def check_run(run, statement):
     found = {name: {"sha256": sha256(data).hex()} for name, data in files.items()}
     trained, blocks = json.loads(files["training.json"])["files"], []
     for bank in sorted(predicate["integrity"]["banks"], key=lambda bank: bank["file"]):
-        name, tree_name = bank["file"], bank["file"].replace(".safetensors", ".leaves")
+        name = bank["file"]
         start = 8 + int.from_bytes(files[name][:8], "little")
         header, data = files[name][:start], files[name][start:]
         size = len(data) // bank["blocks"]
         own = [data[at : at + size] for at in range(0, len(data), size)]
-        leaves = [sha256(b"\x00", block) for block in own]
-        new = tree(leaves)
-        found[name] = {"bankSha256": sha256(header, new[-1]).hex()}
-        if files.get(tree_name) == b"".join(new):
-            found[tree_name] = {"merkleRoot": new[-1].hex()}
-        check("root after", new[-1].hex() == bank["root_after"], name)
+        leaves, root, digests = block_file(files, name, header, own)
+        found |= digests
+        check("root after", root.hex() == bank["root_after"], name)
         before = {change["row"]: bytes.fromhex(change["leaf_before"]) for change in bank["changed"]}
         old = tree([before.get(row, leaf) for row, leaf in enumerate(leaves)])
         check("root before", old[-1].hex() == bank["root_before"], name)
         # After an earlier erase it is another root; the ledger leads to it (docs/verify.md, 6.4).
         check("header and root of training", sha256(header, old[-1]).hex() == trained[name], name)
         blocks += own
+    for name in [name for name in files if re.fullmatch(r"state/sinks-\d{5}\.leaves", name)]:
+        state = name[:-6] + "safetensors"
+        found |= block_file(files, state, *state_rows(files[state]))[2]
     subjects = {s["name"]: s["digest"] for s in statement["subject"]}
     for name in sorted(found.keys() | subjects.keys()):
         check("digest", found.get(name) == subjects.get(name), name)

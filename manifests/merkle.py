@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 HASH_BYTES = 32
 
 
-def leaf_hash(data: bytes | memoryview) -> bytes:
-    """SHA-256(0x00 || data), RFC 6962 section 2.1."""
+def leaf_hash(*data: bytes | memoryview) -> bytes:
+    """SHA-256(0x00 || data), RFC 6962 section 2.1, of parts that follow one another."""
     digest = hashlib.sha256(b"\x00")
-    digest.update(data)
+    for part in data:
+        digest.update(part)
     return digest.digest()
 
 

@@ -1,8 +1,10 @@
-"""The bytes of a bank on disk: a strict safetensors header, and where each block lies.
+"""The bytes of banks on disk: a strict safetensors header, and where each block lies.
 
 A bank is a safetensors file that holds one tensor `[blocks, layers, 3, block_size, hidden]`, so a
-block is one contiguous byte range. Format: https://huggingface.co/docs/safetensors (8 bytes little
-endian header length, JSON header, data). Beside it lies its Merkle tree (`bank_tree`).
+block is one contiguous byte range. The optimizer state of its blocks is another such file, with a
+tensor that says which block each row of the others belongs to. Format:
+https://huggingface.co/docs/safetensors (8 bytes little endian header length, JSON header, data).
+Beside each lies its Merkle tree (`bank_tree`).
 
 Nothing here imports torch, and nothing trusts a header: whatever it says is held against the file
 before a byte is read at an offset that it gave.
@@ -16,6 +18,8 @@ import math
 import os
 import re
 import stat
+import sys
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +38,9 @@ DTYPE_BYTES = {
     "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 _BANK_NAME = re.compile(r"sinks-(\d{5})\.safetensors")
+STATE_PREFIX = "state/sinks-"
+STATE_INDEX = "blocks"
+_INDEX_FORMATS = {"I64": "q", "I32": "i"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,34 +66,42 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bank:
-    """One bank file, its header checked against its size."""
+class BlockFile:
+    """A file that ends with rows, one for each block that it holds, its header checked.
+
+    Attributes:
+        path: The file.
+        data_start: Where the rows begin, in bytes.
+        tensors: From there to the end, in file order. The row of a block is its slice along the
+            first axis of each, one after the other.
+    """
 
     path: Path
-    tensor: str
-    dtype: str
-    shape: tuple[int, ...]
     data_start: int
-    block_bytes: int
+    tensors: tuple[Tensor, ...]
 
     @property
     def blocks(self) -> int:
-        """How many blocks (rows) the bank holds."""
-        return self.shape[0]
+        """How many blocks (rows) the file holds."""
+        return self.tensors[0].shape[0]
 
-    def byte_range(self, row: int) -> tuple[int, int]:
-        """Offsets in the file where the block of `row` begins and ends.
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one row."""
+        return sum(tensor.row_bytes for tensor in self.tensors)
+
+    def byte_ranges(self, row: int) -> list[tuple[int, int]]:
+        """Offsets in the file where each part of a row begins and ends.
 
         Raises:
-            IndexError: The bank has no such row.
+            IndexError: There is no such row.
         """
         if not 0 <= row < self.blocks:
             raise IndexError(f"row {row} of a bank of {self.blocks} blocks")
-        begin = self.data_start + row * self.block_bytes
-        return begin, begin + self.block_bytes
+        return [tensor.row_range(row) for tensor in self.tensors]
 
     def read_block(self, row: int) -> bytes:
-        """The bytes of one block, little endian as on disk.
+        """The bytes of one row, little endian as on disk.
 
         Raises:
             CheckpointError: The file became shorter than its header says.
@@ -94,15 +109,65 @@ class Bank:
         return next(self.read_blocks([row]))[1]
 
     def read_blocks(self, rows: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-        """Each row with the bytes of its block, in the order given; the file is opened once.
+        """Each row with its bytes, in the order given; the file is opened once.
 
         Raises:
             CheckpointError: The file became shorter than its header says.
         """
         with open_regular(self.path) as descriptor:
             for row in rows:
-                begin, end = self.byte_range(row)
-                yield row, read_exactly(descriptor, self.path, begin, end - begin)
+                parts = [
+                    read_exactly(descriptor, self.path, begin, end - begin)
+                    for begin, end in self.byte_ranges(row)
+                ]
+                yield row, b"".join(parts)
+
+    def read_rows(
+        self, descriptor: int, first: int, count: int
+    ) -> Iterator[tuple[memoryview, ...]]:
+        """The parts of `count` rows from `first` on, in order, from one read of each tensor.
+
+        Args:
+            descriptor: Open on the file.
+            first, count: Inside the file.
+        """
+        parts = []
+        for tensor in self.tensors:
+            begin, size = tensor.start + first * tensor.row_bytes, tensor.row_bytes
+            data = memoryview(read_exactly(descriptor, self.path, begin, count * size))
+            parts.append([data[at : at + size] for at in range(0, len(data), size)])
+        return zip(*parts, strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank(BlockFile):
+    """A bank: the weights of its blocks, row by row, in one tensor."""
+
+    @property
+    def tensor(self) -> str:
+        """The tensor's name."""
+        return self.tensors[0].name
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype, as safetensors calls it."""
+        return self.tensors[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[blocks, layers, 3, block_size, hidden]."""
+        return self.tensors[0].shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankState(BlockFile):
+    """Optimizer state of a bank: one row for each block that was ever stepped.
+
+    Attributes:
+        held: The block of each row, by its number over all banks.
+    """
+
+    held: array[int]
 
 
 def _misfit(path: Path, expected: str, found: str) -> CheckpointError:
@@ -238,13 +303,62 @@ def open_bank(path: Path) -> Bank:
     tensor = tensors[0]
     if 0 in tensor.shape:
         raise _misfit(path, "a bank that is not empty", str(list(tensor.shape)))
-    return Bank(
-        path=path,
-        tensor=tensor.name,
-        dtype=tensor.dtype,
-        shape=tensor.shape,
-        data_start=tensor.start,
-        block_bytes=tensor.row_bytes,
+    return Bank(path=path, data_start=tensor.start, tensors=tensors)
+
+
+def open_state(path: Path) -> BankState:
+    """Read the header of the optimizer state of a bank, and which blocks it has.
+
+    Every tensor but `blocks` is taken as it comes, so that no further moment estimate of another
+    optimizer is overlooked.
+
+    Args:
+        path: `state/sinks-NNNNN.safetensors` of a run.
+
+    Raises:
+        CheckpointError: `blocks` is not its first tensor, or another one has not as many rows.
+    """
+    found = read_header(path)
+    if len(found) < 2 or found[0].name != STATE_INDEX or len(found[0].shape) != 1:
+        raise _bad_state(
+            path, f"a tensor {STATE_INDEX!r} of block indices before others", "none there"
+        )
+    index, *tensors = found
+    if index.dtype not in _INDEX_FORMATS:
+        raise _bad_state(path, f"{STATE_INDEX!r} as I64 or I32", index.dtype)
+    for tensor in tensors:
+        if tensor.shape[:1] != index.shape:
+            raise _bad_state(
+                path, f"{index.shape[0]} rows in {tensor.name!r}", str(list(tensor.shape))
+            )
+    with open_regular(path) as descriptor:
+        raw = read_exactly(descriptor, path, index.start, index.end - index.start)
+    held = array(_INDEX_FORMATS[index.dtype], raw)
+    if sys.byteorder != "little":
+        held.byteswap()
+    return BankState(path=path, data_start=index.end, tensors=tuple(tensors), held=held)
+
+
+def leaves_name(name: str) -> str:
+    """The name of a block file's Merkle tree: `sinks-NNNNN.leaves` beside it."""
+    return name.removesuffix(".safetensors") + ".leaves"
+
+
+def open_blocks(run: Path, name: str) -> BlockFile:
+    """The bank, or the optimizer state of a bank, of this name in a run.
+
+    Raises:
+        CheckpointError: The file is not that.
+    """
+    return open_state(run / name) if name.startswith(STATE_PREFIX) else open_bank(run / name)
+
+
+def _bad_state(path: Path, expected: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"optimizer state {path.parent.name}/{path.name}",
+        expected=expected,
+        found=found,
+        remedy="remove state/ if training will not be resumed, or restore it",
     )
 
 
@@ -278,17 +392,17 @@ def open_banks(run: Path) -> tuple[Bank, ...]:
     return banks
 
 
-def header_bytes(bank: Bank) -> bytes:
-    """The bytes before the data: what the Merkle root does not cover."""
+def header_bytes(bank: BlockFile) -> bytes:
+    """The bytes before the rows, of a state file with its index: what the root does not cover."""
     with open_regular(bank.path) as descriptor:
         return read_exactly(descriptor, bank.path, 0, bank.data_start)
 
 
 def bank_digest(header: bytes, root: bytes) -> str:
-    """Hex digest of a whole bank file that follows from its header and its Merkle root.
+    """Hex digest of a whole block file that follows from its header and its Merkle root.
 
-    SHA-256(header bytes || root). The header gives its own length and, being strict, the place of
-    every block; the root covers the blocks. So it binds every byte of the file, and after a block
-    has changed it costs log n hashes instead of reading the file again.
+    SHA-256(bytes before the rows || root). The header gives its own length and, being strict, the
+    place of every block; the root covers the blocks. So it binds every byte of the file, and after
+    a block has changed it costs log n hashes instead of reading the file again.
     """
     return hashlib.sha256(header + root).hexdigest()

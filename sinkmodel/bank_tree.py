@@ -1,4 +1,4 @@
-"""The Merkle tree of a bank, stored beside it: `sinks-NNNNN.leaves`.
+"""The Merkle tree of a block file, stored beside it: `sinks-NNNNN.leaves`.
 
     level 0     the leaf hash of every block, in order, 32 bytes each
     level 1     the node hash of each pair; a last odd node rises unchanged
@@ -26,7 +26,17 @@ from pathlib import Path
 from manifests import merkle
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write
-from sinkmodel.bank_format import Bank, open_bank, open_regular, read_exactly
+from sinkmodel.bank_format import (
+    STATE_PREFIX,
+    BlockFile,
+    bank_digest,
+    header_bytes,
+    leaves_name,
+    open_banks,
+    open_regular,
+    open_state,
+    read_exactly,
+)
 
 _CHUNK_BYTES = 4 << 20
 # Where one in so many nodes of a level is wanted, one read of the level beats many small ones.
@@ -37,19 +47,15 @@ Nodes = dict[int, bytes]
 # --- all leaves, from the blocks -----------------------------------------------------------------
 
 
-def bank_leaves(path: Path) -> Iterator[bytes]:
-    """The leaf hash of every block of a bank, in order, in bounded memory.
+def block_leaves(bank: BlockFile) -> Iterator[bytes]:
+    """The leaf hash of every block of a file, in order, in bounded memory.
 
     Reads pieces on several threads: hashlib lets go of the interpreter lock on large buffers.
-
-    Raises:
-        CheckpointError: The file is not a bank.
     """
-    bank = open_bank(path)
     step = max(1, _CHUNK_BYTES // bank.block_bytes)
     workers = min(os.cpu_count() or 1, 16)
     starts = list(range(0, bank.blocks, step))
-    with open_regular(path) as descriptor, ThreadPoolExecutor(workers) as pool:
+    with open_regular(bank.path) as descriptor, ThreadPoolExecutor(workers) as pool:
         # A window of submitted pieces bounds the memory to a few pieces per thread.
         for window in range(0, len(starts), 2 * workers):
             futures = [
@@ -60,20 +66,32 @@ def bank_leaves(path: Path) -> Iterator[bytes]:
                 yield from future.result()
 
 
-def _chunk_leaves(descriptor: int, bank: Bank, first: int, count: int) -> list[bytes]:
-    """Leaves of `count` blocks from row `first`, read in one piece."""
-    begin, _ = bank.byte_range(first)
-    data = memoryview(read_exactly(descriptor, bank.path, begin, count * bank.block_bytes))
-    step = bank.block_bytes
-    return [merkle.leaf_hash(data[at : at + step]) for at in range(0, len(data), step)]
+def _chunk_leaves(descriptor: int, bank: BlockFile, first: int, count: int) -> list[bytes]:
+    return [merkle.leaf_hash(*parts) for parts in bank.read_rows(descriptor, first, count)]
 
 
 # --- the file ------------------------------------------------------------------------------------
 
 
 def leaves_path(bank_path: Path) -> Path:
-    """Where the tree of a bank lies: `sinks-NNNNN.leaves` beside it."""
-    return bank_path.with_suffix(".leaves")
+    """Where the tree of a block file lies: `sinks-NNNNN.leaves` beside it."""
+    return bank_path.with_name(leaves_name(bank_path.name))
+
+
+def files_with_trees(run: Path) -> dict[str, BlockFile]:
+    """By name every bank of a run, and every optimizer state with a tree.
+
+    State without a tree is that of no block at all, or was written before there were such trees; it
+    is a file like any other.
+
+    Raises:
+        CheckpointError: Banks or state are not what they must be.
+    """
+    states = sorted(path for path in run.glob(f"{STATE_PREFIX}*.safetensors"))
+    names = [path.relative_to(run).as_posix() for path in states if leaves_path(path).exists()]
+    return {bank.path.name: bank for bank in open_banks(run)} | {
+        name: open_state(run / name) for name in names
+    }
 
 
 def level_sizes(blocks: int) -> tuple[int, ...]:
@@ -89,25 +107,33 @@ def tree_bytes(levels: list[list[bytes]]) -> bytes:
     return b"".join(b"".join(level) for level in levels)
 
 
-def write_leaves(bank_path: Path) -> bytes:
-    """Hash every block of a bank, write its tree (atomically), return the Merkle root.
+def write_leaves(bank: BlockFile) -> bytes:
+    """Hash every block of a file, write its tree (atomically), return the Merkle root.
 
     Args:
-        bank_path: `sinks-NNNNN.safetensors`.
+        bank: Holds one block at least.
 
     Returns:
-        The RFC 6962 root over the leaves, 32 bytes; `training.json` holds its hex form.
-
-    Raises:
-        CheckpointError: The file is not a bank.
+        The RFC 6962 root over the leaves, 32 bytes; of a bank `training.json` holds its hex form.
     """
-    levels = merkle.tree_levels(bank_leaves(bank_path))
-    atomic_write(leaves_path(bank_path), tree_bytes(levels))
+    levels = merkle.tree_levels(block_leaves(bank))
+    atomic_write(leaves_path(bank.path), tree_bytes(levels))
     return levels[-1][0]
 
 
-def read_leaves(bank: Bank) -> list[bytes]:
-    """The stored leaves of a bank, in order.
+def stored_digests(bank: BlockFile) -> tuple[str, str]:
+    """Digest of a block file (`bank_format.bank_digest`) and of its tree, by the stored root.
+
+    Raises:
+        CheckpointError: The tree is missing or is not one of so many blocks.
+    """
+    with open_tree(bank) as tree:
+        root = tree.root
+    return bank_digest(header_bytes(bank), root), root.hex()
+
+
+def read_leaves(bank: BlockFile) -> list[bytes]:
+    """The stored leaves of a block file, in order.
 
     Raises:
         CheckpointError: The file is missing or is not the tree of so many blocks.
@@ -118,7 +144,7 @@ def read_leaves(bank: Bank) -> list[bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTree:
-    """The tree file of a bank, open for reading.
+    """The tree of a block file, open for reading.
 
     Attributes:
         path: The file.
@@ -176,8 +202,8 @@ class StoredTree:
 
 
 @contextmanager
-def open_tree(bank: Bank) -> Iterator[StoredTree]:
-    """The stored tree of a bank.
+def open_tree(bank: BlockFile) -> Iterator[StoredTree]:
+    """The stored tree of a block file.
 
     Raises:
         CheckpointError: The file is missing or is not the tree of so many blocks.
@@ -195,7 +221,7 @@ def open_tree(bank: Bank) -> Iterator[StoredTree]:
         yield StoredTree(path=path, descriptor=descriptor, sizes=sizes)
 
 
-def update_tree(bank: Bank, leaves: Mapping[int, bytes]) -> None:
+def update_tree(bank: BlockFile, leaves: Mapping[int, bytes]) -> None:
     """Put leaves into the stored tree with every node above them, durably; may be repeated.
 
     The caller sees to it that no other run shares the file by a hard link.

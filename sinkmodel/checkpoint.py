@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,8 +26,8 @@ from manifests import Manifest
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, canonical_json, fsync_directory, sha256_file
 from manifests.merkle import HASH_BYTES
-from sinkmodel.bank_format import bank_digest, header_bytes, open_bank, open_banks
-from sinkmodel.bank_tree import leaves_path, write_leaves
+from sinkmodel.bank_format import leaves_name, open_bank, open_banks
+from sinkmodel.bank_tree import files_with_trees, leaves_path, stored_digests, write_leaves
 from sinkmodel.erase import require_settled
 from sinkmodel.modeling_sink import SinkForCausalLM
 from sinkmodel.run_record import FORMAT, FORMAT_VERSION, RECORD, read_record
@@ -127,7 +127,7 @@ def save_model(
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     for file in path.glob("sinks-*.safetensors"):
-        write_leaves(file)
+        write_leaves(open_bank(file))
     return bank_records(path)
 
 
@@ -168,7 +168,7 @@ def seal(path: Path, record: Mapping[str, Any]) -> None:
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != RECORD)
     for file in files:
         sync_file(file)
-    pinned = _pinned_by_root(path, record.get("banks", ()))
+    pinned = _pinned_by_root(path)
     names = {file.relative_to(path).as_posix(): file for file in files}
     digests = {name: pinned.get(name) or sha256_file(file) for name, file in names.items()}
     body = {"format": FORMAT, "format_version": FORMAT_VERSION, **record, "files": digests}
@@ -177,11 +177,9 @@ def seal(path: Path, record: Mapping[str, Any]) -> None:
     atomic_write(path / RECORD, canonical_json(body))
 
 
-def _pinned_by_root(path: Path, banks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Digests of each bank (`bank_format.bank_digest`) and of its tree (the root, in hex)."""
+def _pinned_by_root(path: Path) -> dict[str, str]:
+    """Digests of each block file (`bank_format.bank_digest`) and of its tree (the root, in hex)."""
     pinned = {}
-    for bank in banks:
-        file, root = path / bank["file"], bank["root"]
-        pinned[file.name] = bank_digest(header_bytes(open_bank(file)), bytes.fromhex(root))
-        pinned[leaves_path(file).name] = root
+    for name, file in files_with_trees(path).items():
+        pinned[name], pinned[leaves_name(name)] = stored_digests(file)
     return pinned

@@ -23,7 +23,7 @@ from pathlib import Path
 from manifests.errors import CheckpointError
 from manifests.files import atomic_write, fsync_directory, writer_lock
 from sinkmodel import run_files
-from sinkmodel.bank_format import open_bank, open_regular, read_exactly
+from sinkmodel.bank_format import open_blocks, open_regular, read_exactly
 from sinkmodel.bank_tree import leaves_path, update_tree
 from sinkmodel.erase_files import Ranges
 from sinkmodel.erase_predict import Prediction, predict
@@ -202,9 +202,9 @@ def _apply(run: Path, receipt: EraseReceipt) -> None:
         ranges.setdefault(item.file, []).append((item.begin, item.end))
     for name, spans in ranges.items():
         run_files.write_zeros(run / name, spans)
-    for change in receipt.banks:
+    for change in (*receipt.banks, *receipt.states):
         if change.changed:
-            bank = open_bank(run / change.file)
+            bank = open_blocks(run, change.file)
             run_files.break_link(leaves_path(bank.path))
             update_tree(bank, {leaf.row: bytes.fromhex(leaf.after) for leaf in change.changed})
     for file in receipt.files:

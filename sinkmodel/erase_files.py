@@ -1,6 +1,7 @@
 """What an erase knows of each file of a run, and how it knows it.
 
-    bank, tree        from the Merkle roots before and after
+    bank, its optimizer state, their trees
+                      from the Merkle roots before and after
     large, and never changed by an erase
                       the record of training pins it; its size and time of change are kept
     everything else   read in full: once for the digest before and the one after
@@ -16,8 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sinkmodel import run_files
-from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
-from sinkmodel.bank_tree import leaves_path
+from sinkmodel.bank_format import (
+    STATE_PREFIX,
+    bank_digest,
+    header_bytes,
+    leaves_name,
+    open_blocks,
+)
 from sinkmodel.erase_receipt import BankChange, Basis, FileChange
 from sinkmodel.forgotten import FORGOTTEN_FILE
 from sinkmodel.routing import ROUTE_INDEX_FILE
@@ -43,17 +49,16 @@ def file_changes(
         names: Its files, as `run_files.list_files` gives them.
         ranges: Byte ranges to be zeroed, by file.
         swapped: The whole new content of files that are replaced.
-        banks: The roots of every bank.
+        banks: The roots of every file with a tree.
     """
     known: dict[str, tuple[str, str]] = {}
     for bank in banks:
-        path = run / bank.file
-        header = header_bytes(open_bank(path))
+        header = header_bytes(open_blocks(run, bank.file))
         known[bank.file] = (
             bank_digest(header, bytes.fromhex(bank.root_before)),
             bank_digest(header, bytes.fromhex(bank.root_after)),
         )
-        known[leaves_path(path).name] = (bank.root_before, bank.root_after)
+        known[leaves_name(bank.file)] = (bank.root_before, bank.root_after)
     recorded = _recorded(run)
     changes = []
     for name in names:
@@ -83,7 +88,7 @@ def file_changes(
 
 def _erasable(name: str) -> bool:
     """Whether an earlier erase may have changed the file since training."""
-    return name.startswith(("sinks-", "state/sinks-")) or name in (FORGOTTEN_FILE, ROUTE_INDEX_FILE)
+    return name.startswith(("sinks-", STATE_PREFIX)) or name in (FORGOTTEN_FILE, ROUTE_INDEX_FILE)
 
 
 def _recorded(run: Path) -> Mapping[str, str]:

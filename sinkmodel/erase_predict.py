@@ -1,9 +1,9 @@
 """Predict an erase: which bytes become zero, and every digest that the files have afterwards.
 
 Reads the run and writes nothing. What is read follows the erased blocks, not the model: of each
-bank the planned blocks, their neighbours and the tree nodes above them (`bank_tree`); large files
-that no erase ever changes are known by the record of training. The list of what is forgotten is
-swapped as a whole.
+bank and its optimizer state the planned blocks, their neighbours and the tree nodes above them
+(`bank_tree`); large files that no erase ever changes are known by the record of training. The list
+of what is forgotten is swapped as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,22 +21,12 @@ from manifests import merkle
 from manifests.errors import CheckpointError, IntegrityError
 from manifests.sequence_id import format_id
 from sinkmodel import run_files
-from sinkmodel.bank_format import (
-    Bank,
-    header_bytes,
-    open_banks,
-    open_regular,
-    read_exactly,
-    read_header,
-)
-from sinkmodel.bank_tree import open_tree
+from sinkmodel.bank_format import Bank, BlockFile, header_bytes, open_banks, open_state
+from sinkmodel.bank_tree import leaves_path, open_tree
 from sinkmodel.erase_files import SINK_MAP, Ranges, file_changes
 from sinkmodel.erase_receipt import BankChange, ChangedLeaf, EraseReceipt, ZeroedRange
 from sinkmodel.forgotten import FORGOTTEN_FILE, encode_forgotten, read_forgotten
 from sinkmodel.routing import ROUTE_INDEX_FILE, RouteIndex
-
-_STATE_INDEX = "blocks"
-_INDEX_TYPES = {"I64": "<i8", "I32": "<i4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +35,15 @@ class Prediction:
 
     receipt: EraseReceipt
     swapped: Mapping[str, bytes]
+
+
+class _Planned(NamedTuple):
+    """A block file by its name in the run, which block each row belongs to, and rows to erase."""
+
+    name: str
+    file: BlockFile
+    numbers: Sequence[int]
+    rows: list[int]
 
 
 def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
@@ -60,35 +61,39 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
     names = run_files.list_files(run)
     banks = open_banks(run)
     marked, forgotten = _mark_forgotten(run, ids, blocks)
-    rows = _rows_by_bank(run, banks, blocks)
+    firsts = accumulate((bank.blocks for bank in banks), initial=0)
+    planned = [
+        _Planned(bank.path.name, bank, range(first, first + bank.blocks), rows)
+        for bank, first, rows in zip(banks, firsts, _rows_by_bank(run, banks, blocks), strict=False)
+    ]
+    states = _planned_state(run, banks, names, blocks)
     ranges: Ranges = {
-        bank.path.name: _joined(bank.byte_range(row) for row in rows[index])
-        for index, bank in enumerate(banks)
-        if rows[index]
+        item.name: _joined(span for row in item.rows for span in item.file.byte_ranges(row))
+        for item in (*planned, *states)
+        if item.rows
     }
-    state, optimizer_blocks = _state_ranges(run, banks, names, blocks)
-    ranges |= state
     already = marked and all(run_files.is_zero(run / name, spans) for name, spans in ranges.items())
     swapped = {FORGOTTEN_FILE: forgotten}
     if ROUTE_INDEX_FILE in names:
         swapped[ROUTE_INDEX_FILE] = RouteIndex.read(run / ROUTE_INDEX_FILE).without(ids).to_bytes()
-    changes, first = [], 0
-    for bank, own in zip(banks, rows, strict=True):
-        changes.append(_bank_change(bank, first, own))
-        first += bank.blocks
+    changes = [_change(item) for item in planned]
+    state_changes = [_change(item) for item in states if leaves_path(item.file.path).exists()]
     total = sum(end - begin for spans in ranges.values() for begin, end in spans)
     receipt = EraseReceipt(
         ids=tuple(ids),
         blocks=tuple(blocks),
-        files=() if already else file_changes(run, names, ranges, swapped, changes),
+        files=()
+        if already
+        else file_changes(run, names, ranges, swapped, [*changes, *state_changes]),
         banks=tuple(changes),
+        states=tuple(state_changes),
         zeroed=tuple(
             ZeroedRange(file=name, begin=begin, end=end)
             for name in sorted(ranges)
             for begin, end in ranges[name]
         ),
         optimizer_state=any(name.startswith("state/sinks-") for name in names),
-        optimizer_blocks=optimizer_blocks,
+        optimizer_blocks=sum(len(item.rows) for item in states),
         bytes_zeroed=0 if already else total,
         already_erased=already,
     )
@@ -112,38 +117,39 @@ def _rows_by_bank(run: Path, banks: Sequence[Bank], blocks: Sequence[int]) -> li
     return rows
 
 
-def _bank_change(bank: Bank, first_block: int, rows: Sequence[int]) -> BankChange:
-    """The bank's roots before and after, from the planned blocks, their neighbours and the tree."""
-    zero = merkle.leaf_hash(bytes(bank.block_bytes))
-    read = _with_neighbours(rows, bank.blocks)
-    with open_tree(bank) as tree:
+def _change(planned: _Planned) -> BankChange:
+    """A file's roots before and after, from the planned blocks, their neighbours and the tree."""
+    file, rows = planned.file, planned.rows
+    zero = merkle.leaf_hash(bytes(file.block_bytes))
+    read = _with_neighbours(rows, file.blocks)
+    with open_tree(file) as tree:
         root_before = tree.root
         stored = tree.read(0, read)
-        for row, data in bank.read_blocks(read):
+        for row, data in file.read_blocks(read):
             if merkle.leaf_hash(data) != stored[row]:
                 raise _misfit(
-                    f"block {first_block + row} in {bank.path.name}",
+                    f"block {planned.numbers[row]} in {planned.name}",
                     f"leaf {stored[row].hex()[:16]}… as stored when it was written",
                     "other bytes",
                 )
         if read and tree.root_with(stored) != root_before:
             raise _misfit(
-                f"Merkle tree of {bank.path.name}",
+                f"Merkle tree of {planned.name}",
                 f"the stored root {root_before.hex()[:16]}… above the planned blocks",
                 "another root",
             )
         changed = [row for row in rows if stored[row] != zero]
         root_after = tree.root_with(dict.fromkeys(changed, zero)) if changed else root_before
     return BankChange(
-        file=bank.path.name,
-        blocks=bank.blocks,
-        header=hashlib.sha256(header_bytes(bank)).hexdigest(),
+        file=planned.name,
+        blocks=file.blocks,
+        header=hashlib.sha256(header_bytes(file)).hexdigest(),
         read=tuple(read),
         root_before=root_before.hex(),
         root_after=root_after.hex(),
         changed=tuple(
             ChangedLeaf(
-                block=first_block + row, row=row, before=stored[row].hex(), after=zero.hex()
+                block=planned.numbers[row], row=row, before=stored[row].hex(), after=zero.hex()
             )
             for row in changed
         ),
@@ -165,57 +171,30 @@ def _misfit(what: str, expected: str, found: str) -> IntegrityError:
     )
 
 
-def _state_ranges(
+def _planned_state(
     run: Path, banks: Sequence[Bank], names: Iterable[str], blocks: Sequence[int]
-) -> tuple[Ranges, int]:
-    """Byte ranges of the blocks' optimizer state, by file, and how many blocks have state.
+) -> list[_Planned]:
+    """The optimizer state of every bank that has some, with the rows of the blocks to erase.
 
-    A state file holds `blocks` (which block each row belongs to) and tensors with as many rows:
-    every row of a planned block is zeroed in each of them, whatever the tensor's name, so that no
-    further moment estimate is forgotten here.
+    All of a row is zeroed, whatever the tensors' names.
     """
-    wanted, found = np.asarray(blocks, dtype=np.int64), 0
-    ranges: Ranges = {}
-    bank_names = {f"state/{bank.path.name}" for bank in banks}
-    for name in sorted(bank_names & set(names)):
-        path = run / name
-        tensors = {tensor.name: tensor for tensor in read_header(path)}
-        index = tensors.pop(_STATE_INDEX, None)
-        if index is None or index.dtype not in _INDEX_TYPES or len(index.shape) != 1:
-            raise _bad_state(name, f"a tensor {_STATE_INDEX!r} of block indices", "none")
-        for tensor in tensors.values():
-            if tensor.shape[:1] != index.shape:
-                raise _bad_state(
-                    name, f"{index.shape[0]} rows in {tensor.name!r}", str(list(tensor.shape))
-                )
-        with open_regular(path) as descriptor:
-            raw = read_exactly(descriptor, path, index.start, index.end - index.start)
-        held = np.frombuffer(raw, dtype=_INDEX_TYPES[index.dtype])
-        rows = np.flatnonzero(np.isin(held, wanted)).tolist()
-        found += len(rows)
-        spans = sorted(tensor.row_range(row) for tensor in tensors.values() for row in rows)
-        if spans:
-            ranges[name] = _joined(spans)
-    return ranges, found
+    wanted = np.asarray(blocks, dtype=np.int64)
+    found = []
+    for name in sorted({f"state/{bank.path.name}" for bank in banks} & set(names)):
+        state = open_state(run / name)
+        rows = np.flatnonzero(np.isin(np.asarray(state.held), wanted)).tolist()
+        found.append(_Planned(name, state, state.held, rows))
+    return found
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted disjoint ranges, those that touch as one: the blocks of an ID lie side by side."""
+    """Disjoint ranges, sorted, those that touch as one: the blocks of an ID lie side by side."""
     joined: list[tuple[int, int]] = []
-    for begin, end in spans:
+    for begin, end in sorted(spans):
         if joined and joined[-1][1] == begin:
             begin = joined.pop()[0]
         joined.append((begin, end))
     return joined
-
-
-def _bad_state(name: str, expected: str, found: str) -> CheckpointError:
-    return CheckpointError(
-        f"optimizer state {name}",
-        expected=expected,
-        found=found,
-        remedy="remove state/ if training will not be resumed, or restore it",
-    )
 
 
 def _mark_forgotten(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> tuple[bool, bytes]:

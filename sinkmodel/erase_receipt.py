@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from manifests.errors import CheckpointError
 from manifests.files import canonical_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Basis = Literal["read", "tree", "record"]
 _T = TypeVar("_T")
 
@@ -62,7 +62,7 @@ class ChangedLeaf:
 
 @dataclass(frozen=True, kw_only=True)
 class BankChange:
-    """A bank: its Merkle root (hex) before and after, and each leaf that lies between the two.
+    """A block file: its Merkle root (hex) before and after, and each leaf between the two.
 
     `header` is the SHA-256 of the bytes before the data, which the root does not cover. `read` are
     the rows whose blocks are read before and after: the planned ones and their neighbours.
@@ -95,6 +95,7 @@ class EraseReceipt:
         blocks: Block indices zeroed, ascending.
         files: Every file of the run.
         banks: Every bank of the run.
+        states: The optimizer state of banks, where it has a tree; else it is one of the files read.
         zeroed: Every byte range that was set to zero.
         optimizer_state: Whether the run keeps optimizer state of its sinks.
         optimizer_blocks: How many blocks had state that was zeroed.
@@ -107,6 +108,7 @@ class EraseReceipt:
     blocks: tuple[int, ...]
     files: tuple[FileChange, ...]
     banks: tuple[BankChange, ...]
+    states: tuple[BankChange, ...]
     zeroed: tuple[ZeroedRange, ...]
     optimizer_state: bool
     optimizer_blocks: int

@@ -1,11 +1,12 @@
 """Verify an erase from the files as re-opened: planned bytes are zero, all others as before.
 
 What is read again follows the erased blocks, as the prediction did. Every file that is read in full
-must have the digest that was made from the old file with the planned ranges zeroed. Of a bank the
-planned blocks and their neighbours are hashed again; with the stored nodes beside their way they
-must give the new root, and with the old leaves put back the old one. A file that nobody had to
-write keeps its size and its time of change. That no other block changed behind all this is for
-`govern audit verify` to show, which hashes every byte. Each check says how much was read.
+must have the digest that was made from the old file with the planned ranges zeroed. Of a bank, and
+of its optimizer state, the planned blocks and their neighbours are hashed again; with the stored
+nodes beside their way they must give the new root, and with the old leaves put back the old one. A
+file that nobody had to write keeps its size and its time of change. That no other block changed
+behind all this is for `govern audit verify` to show, which hashes every byte. Each check says how
+much was read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from manifests import merkle
 from manifests.files import sha256_file
 from manifests.sequence_id import format_id
 from sinkmodel import run_files
-from sinkmodel.bank_format import Bank, header_bytes, open_bank
+from sinkmodel.bank_format import BlockFile, header_bytes, open_blocks
 from sinkmodel.bank_tree import StoredTree, open_tree
 from sinkmodel.erase_receipt import BankChange, EraseReceipt, FileChange
 from sinkmodel.forgotten import FORGOTTEN_FILE, read_forgotten
@@ -59,7 +60,7 @@ def verify_erased(receipt: EraseReceipt, run: Path) -> tuple[Check, ...]:
         _check("planned bytes are zero", not_zero, f"{receipt.bytes_zeroed} bytes, read again"),
         _check("no file came or went", wrong, f"{len(wanted)} files"),
         *_check_files(there, run),
-        *(_check_bank(bank, run) for bank in receipt.banks),
+        *(_check_blocks(change, run) for change in (*receipt.banks, *receipt.states)),
         _check_forgotten(receipt, run),
     )
 
@@ -103,9 +104,9 @@ def _as_left(file: FileChange, path: Path) -> bool:
     return status.st_size == file.size and (file.touched or status.st_mtime_ns == file.mtime_ns)
 
 
-def _check_bank(change: BankChange, run: Path) -> Check:
+def _check_blocks(change: BankChange, run: Path) -> Check:
     """The new root follows from the blocks as re-read, the old one once old leaves are put back."""
-    bank = open_bank(run / change.file)
+    bank = open_blocks(run, change.file)
     faults = []
     if hashlib.sha256(header_bytes(bank)).hexdigest() != change.header:
         faults.append("the header changed")
@@ -123,7 +124,7 @@ def _check_bank(change: BankChange, run: Path) -> Check:
     )
 
 
-def _blocks_read_again(change: BankChange, bank: Bank, tree: StoredTree) -> list[str]:
+def _blocks_read_again(change: BankChange, bank: BlockFile, tree: StoredTree) -> list[str]:
     faults = []
     leaves = {row: merkle.leaf_hash(data) for row, data in bank.read_blocks(change.read)}
     if leaves != tree.read(0, change.read):

@@ -19,6 +19,7 @@ from manifests.files import fsync_directory
 from manifests.sequence_id import format_id
 from sinkmodel import checkpoint, saves
 from sinkmodel.allocation import SINK_MAP_FILE
+from sinkmodel.bank_format import open_bank, open_state
 from sinkmodel.bank_parts import (
     Part,
     bank_ranges,
@@ -150,15 +151,18 @@ def _write_shared(final: Path, trainer: Trainer, name: str) -> None:
 
 
 def _write_banks(final: Path, trainer: Trainer, source: _Source) -> None:
-    """Bank n, its tree and its optimizer state are written by rank n mod ranks."""
+    """Bank n, its optimizer state and their trees are written by rank n mod ranks."""
     ranks = trainer.ranks
     weights, states = source.weights(), source.states()
     for index, (begin, size) in enumerate(_ranges(trainer)):
         if index % ranks.world == ranks.rank:
             write_bank(final, index, merged_weights(weights, begin, size))
-            write_leaves(final / bank_file(index))
-            state = final / checkpoint.STATE / bank_file(index)
-            checkpoint.save_tensors(state, merged_state(states, begin, size))
+            write_leaves(open_bank(final / bank_file(index)))
+            path = final / checkpoint.STATE / bank_file(index)
+            checkpoint.save_tensors(path, merged_state(states, begin, size))
+            state = open_state(path)
+            if state.blocks:
+                write_leaves(state)
 
 
 def _ranges(trainer: Trainer) -> list[tuple[int, int]]:

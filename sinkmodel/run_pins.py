@@ -1,9 +1,9 @@
 """Pins: how a run looked at some time, so that nobody builds on it unnoticed once it changed.
 
 Read cheaply, since a plan must not cost what the model weighs: small files and the list of what was
-forgotten in full, banks by header and stored Merkle root, everything else by size and time of
-change. That a bank's bytes fit its stored root is for the erase (the blocks it touches) and `govern
-audit verify` (all of them) to show.
+forgotten in full, banks and their optimizer state by header and stored Merkle root, everything else
+by size and time of change. That a bank's bytes fit its stored root is for the erase (the blocks it
+touches) and `govern audit verify` (all of them) to show.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from manifests.files import sha256_file
 from sinkmodel import run_files
-from sinkmodel.bank_format import bank_digest, header_bytes, open_banks
-from sinkmodel.bank_tree import leaves_path, open_tree
+from sinkmodel.bank_format import leaves_name
+from sinkmodel.bank_tree import files_with_trees, stored_digests
 from sinkmodel.erase_files import READ_BELOW_BYTES
 from sinkmodel.forgotten import FORGOTTEN_FILE
 
@@ -44,11 +44,8 @@ def pin_files(run: Path) -> tuple[FilePin, ...]:
         CheckpointError: Not a run, or a bank or its tree cannot be read.
     """
     roots: dict[str, str] = {}
-    for bank in open_banks(run):
-        with open_tree(bank) as tree:
-            root = tree.root
-        roots[bank.path.name] = bank_digest(header_bytes(bank), root)
-        roots[leaves_path(bank.path).name] = root.hex()
+    for name, file in files_with_trees(run).items():
+        roots[name], roots[leaves_name(name)] = stored_digests(file)
     return tuple(_pin(run, name, roots.get(name)) for name in run_files.list_files(run))
 
 

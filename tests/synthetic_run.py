@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from manifests.files import canonical_json, sha256_file
 from sinkmodel.allocation import SCHEMA, SinkMap
-from sinkmodel.bank_format import bank_digest, header_bytes, open_bank
-from sinkmodel.bank_tree import leaves_path, write_leaves
+from sinkmodel.bank_format import leaves_name, open_bank, open_state
+from sinkmodel.bank_tree import files_with_trees, stored_digests, write_leaves
 
 LAYERS, BLOCK_SIZE, HIDDEN = 2, 2, 4
 BANK_BLOCKS = 8
@@ -62,6 +62,7 @@ class RunShape:
 
     blocks: int = 14
     state: bool = True
+    state_trees: bool = True  # runs of old have none
     shared_bytes: int = 3000
     seed: int = 7
     manifest: Mapping[str, object] = field(
@@ -89,7 +90,8 @@ def write_run(
         size = (rows, LAYERS, 3, BLOCK_SIZE, HIDDEN)
         path = run / f"sinks-{index:05d}.safetensors"
         save_file({f"sinks.banks.{index}": random.standard_normal(size).astype(np.float32)}, path)
-        banks.append({"file": path.name, "blocks": rows, "root": write_leaves(path).hex()})
+        root = write_leaves(open_bank(path)).hex()
+        banks.append({"file": path.name, "blocks": rows, "root": root})
         if shape.state:
             # Only some blocks have been stepped, and their rows are in the order of first use.
             held = np.array(sorted(range(first, first + rows), key=lambda b: -b)[:-1], np.int64)
@@ -103,14 +105,14 @@ def write_run(
                 },
                 run / "state" / path.name,
             )
+            if shape.state_trees:
+                write_leaves(open_state(run / "state" / path.name))
     (run / "state" / "trainer.json").write_bytes(canonical_json({"done": 9}))
     write_sink_map(run / "sink_map.parquet", sequences)
     files = sorted(p for p in run.rglob("*") if p.is_file())
     digests = {p.relative_to(run).as_posix(): sha256_file(p) for p in files}
-    for bank in banks:
-        path, root = run / bank["file"], bytes.fromhex(bank["root"])
-        digests[path.name] = bank_digest(header_bytes(open_bank(path)), root)
-        digests[leaves_path(path).name] = root.hex()
+    for name, file in files_with_trees(run).items():
+        digests[name], digests[leaves_name(name)] = stored_digests(file)
     record = {
         "format": "memsinks-govern run",
         "format_version": 2,

@@ -1,7 +1,8 @@
 """Read a run directory once, every byte: the digest of each file, the Merkle tree of each bank.
 
-A bank is hashed block by block on all cores (hashlib lets go of the interpreter lock), and its
-digest follows from its header and the root. Its tree file is held against the tree of the blocks.
+A bank, and its optimizer state if that has a tree, is hashed block by block on all cores (hashlib
+lets go of the interpreter lock), and its digest follows from its header and the root. The tree file
+is held against the tree of the blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from pathlib import Path
 from govern.audit.statement import DigestSet
 from manifests import merkle
 from manifests.errors import GovernError, InputError, IntegrityError
-from sinkmodel.bank_format import Bank, open_bank, open_regular, read_exactly
+from sinkmodel.bank_format import (
+    BlockFile,
+    header_bytes,
+    leaves_name,
+    open_bank,
+    open_regular,
+    open_state,
+    read_exactly,
+)
 
 # What may lie in a run directory without being part of the checkpoint: the writer's lock, and the
 # report itself with its page. Everything else must be listed in the statement.
@@ -27,6 +36,7 @@ IGNORED = frozenset({".lock", "REPORT.json", "REPORT.html"})
 _JOURNAL = ".erase.json"
 _ATTEMPTS = 3
 BANK_NAME = re.compile(r"sinks-[0-9]{5}\.safetensors")
+STATE_NAME = re.compile(r"state/sinks-[0-9]{5}\.safetensors")
 _CHUNK_BYTES = 8 << 20
 
 
@@ -111,23 +121,24 @@ def _scan(path: Path) -> ScannedRun:
     names = sorted(_names(path, ""))
     banks = [name for name in names if BANK_NAME.fullmatch(name)]
     run = ScannedRun(path=path, digests={}, trees={}, headers={}, zero_leaf={})
+    states = [n for n in names if STATE_NAME.fullmatch(n) and leaves_name(n) in names]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        trees = {_tree_name(name): name for name in banks}
-        plain = [name for name in names if name not in banks and name not in trees]
+        trees = {leaves_name(name): name for name in (*banks, *states)}
+        plain = [name for name in names if name not in trees.values() and name not in trees]
         digests = {
             name: pool.submit(_digest_file, path / name)
             for name in sorted(plain, key=lambda n: -(path / n).lstat().st_size)
         }
         for name in banks:
             run.digests[name] = _scan_bank(run, name, pool)
-        for name in trees.keys() & set(names):
-            run.digests[name] = _digest_tree(path / name, run.trees[trees[name]])
+        for name in states:
+            _scan_state(run, name, pool)
+        for name in banks:
+            if leaves_name(name) in names:
+                tree = path / leaves_name(name)
+                run.digests[leaves_name(name)] = _digest_tree(tree, run.trees[name])
         run.digests.update({name: DigestSet(sha256=digests[name].result()) for name in plain})
     return run
-
-
-def _tree_name(bank: str) -> str:
-    return bank.removesuffix(".safetensors") + ".leaves"
 
 
 def _names(folder: Path, prefix: str) -> list[str]:
@@ -161,31 +172,40 @@ def _digest_file(path: Path) -> str:
 def _scan_bank(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> DigestSet:
     """Digest of a bank from its header and the tree over its blocks; keeps both in `run`."""
     bank = open_bank(run.path / name)
-    with open_regular(bank.path) as descriptor:
-        run.headers[name] = read_exactly(descriptor, bank.path, 0, bank.data_start)
-        run.trees[name] = merkle.tree_levels(_leaves(descriptor, bank, pool))
+    run.headers[name] = header_bytes(bank)
+    run.trees[name] = merkle.tree_levels(_leaves(bank, pool))
     run.zero_leaf[name] = merkle.leaf_hash(bytes(bank.block_bytes))
-    root = run.trees[name][-1][0]
-    return DigestSet(bank_sha256=hashlib.sha256(run.headers[name] + root).hexdigest())
+    return _digest_blocks(run.headers[name], run.trees[name])
 
 
-def _leaves(descriptor: int, bank: Bank, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+def _scan_state(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> None:
+    """Digests of the optimizer state of a bank, and of its tree."""
+    state = open_state(run.path / name)
+    levels = merkle.tree_levels(_leaves(state, pool))
+    run.digests[name] = _digest_blocks(header_bytes(state), levels)
+    run.digests[leaves_name(name)] = _digest_tree(run.path / leaves_name(name), levels)
+
+
+def _digest_blocks(header: bytes, levels: list[list[bytes]]) -> DigestSet:
+    return DigestSet(bank_sha256=hashlib.sha256(header + levels[-1][0]).hexdigest())
+
+
+def _leaves(file: BlockFile, pool: ThreadPoolExecutor) -> Iterator[bytes]:
     """Leaf hashes in order; a bounded number of pieces in flight keeps the memory flat."""
     waiting: deque[Future[list[bytes]]] = deque()
-    step = max(1, _CHUNK_BYTES // bank.block_bytes)
-    for first in range(0, bank.blocks, step):
-        count = min(step, bank.blocks - first)
-        waiting.append(pool.submit(_leaves_of, descriptor, bank, first, count))
-        if len(waiting) > 2 * (os.cpu_count() or 1):
+    step = max(1, _CHUNK_BYTES // file.block_bytes)
+    with open_regular(file.path) as descriptor:
+        for first in range(0, file.blocks, step):
+            count = min(step, file.blocks - first)
+            waiting.append(pool.submit(_leaves_of, descriptor, file, first, count))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield from waiting.popleft().result()
+        while waiting:
             yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
 
 
-def _leaves_of(descriptor: int, bank: Bank, first: int, count: int) -> list[bytes]:
-    size = bank.block_bytes
-    view = memoryview(read_exactly(descriptor, bank.path, bank.byte_range(first)[0], count * size))
-    return [merkle.leaf_hash(view[at : at + size]) for at in range(0, len(view), size)]
+def _leaves_of(descriptor: int, file: BlockFile, first: int, count: int) -> list[bytes]:
+    return [merkle.leaf_hash(*parts) for parts in file.read_rows(descriptor, first, count)]
 
 
 def _digest_tree(path: Path, levels: list[list[bytes]]) -> DigestSet:

@@ -2,8 +2,9 @@
 
 The argument runs over the bytes on disk only:
 
-    1. Every file has the digest that the statement lists, and no other file is there. A bank's
-       digest is made of its header and its root, hashed afresh; its tree file holds that tree.
+    1. Every file has the digest that the statement lists, and no other file is there. The digest
+       of a bank, and of its optimizer state, is made of its header and its root, hashed afresh; its
+       tree file holds that tree.
     2. The leaf of every block, hashed afresh, gives the bank's root after.
     3. With the old leaves put back at the changed blocks, the same leaves give the root before.
        SHA-256 trees have one set of leaves, so *only* the changed blocks changed.
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from govern.audit.checkpoint_files import BANK_NAME, ScannedRun
+from govern.audit.checkpoint_files import BANK_NAME, STATE_NAME, ScannedRun
 from govern.audit.findings import Check, NotCheckableError, run_check
 from govern.audit.records import malformed
 from govern.audit.statement import BankIntegrity, Predicate, Statement
@@ -28,11 +29,10 @@ from govern.audit.verify_map import FORGOTTEN, SINK_MAP, read_owners
 from manifests import merkle
 from manifests.errors import IntegrityError
 from manifests.files import canonical_json
-from sinkmodel.bank_format import Tensor, open_regular, read_exactly, read_header
+from sinkmodel.bank_format import open_regular, open_state, read_exactly
 
 _RECORD = "training.json"
 _SWAPPED = (FORGOTTEN, "route_index.safetensors")
-_INDEX_BYTES = {"I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ class CheckpointChecks:
         return faults or f"{len(planned)} blocks"
 
     def _optimizer_state(self) -> str | list[str]:
-        names = [n for n in self.run.digests if n.startswith("state/sinks-")]
+        names = [name for name in self.run.digests if STATE_NAME.fullmatch(name)]
         stated = self.predicate.integrity.optimizer_state
         if stated.present != bool(names):
             return [f"the statement says {'some' if stated.present else 'none'}, the run differs"]
@@ -239,28 +239,19 @@ class CheckpointChecks:
 
     def _state_rows(self, name: str, planned: set[int]) -> tuple[list[str], int]:
         """Faults of one state file, and how many of its rows belong to planned blocks."""
-        path = self.run.path / name
-        tensors = {tensor.name: tensor for tensor in read_header(path)}
-        index = tensors.pop("blocks", None)
-        if index is None or index.dtype not in _INDEX_BYTES or len(index.shape) != 1:
-            return [f"{name} has no index of blocks"], 0
-        raw = self._read(name, index.start, index.end)
-        width = _INDEX_BYTES[index.dtype]
-        held = [int.from_bytes(raw[at : at + width], "little") for at in range(0, len(raw), width)]
-        rows = {row: block for row, block in enumerate(held) if block in planned}
-        faults = [
-            f"{tensor.name} of block {block} in {name} is not zero"
-            for tensor in tensors.values()
+        state = open_state(self.run.path / name)
+        rows = {row: block for row, block in enumerate(state.held) if block in planned}
+        parts = [
+            (tensor.name, block, self._read(name, *tensor.row_range(row)))
+            for tensor in state.tensors
             for row, block in rows.items()
-            if not self._row_is_zero(name, tensor, row, len(held))
+        ]
+        faults = [
+            f"{tensor} of block {block} in {name} is not zero"
+            for tensor, block, data in parts
+            if data.count(0) != len(data)
         ]
         return faults, len(rows)
-
-    def _row_is_zero(self, name: str, tensor: Tensor, row: int, rows: int) -> bool:
-        if not tensor.shape or tensor.shape[0] != rows:
-            return False
-        data = self._read(name, *tensor.row_range(row))
-        return data.count(0) == len(data)
 
     # --- the sink map ----------------------------------------------------------------------------
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from govern.audit.records import Count, Record
 from govern.forget.plan import Plan
 from sinkmodel import run_files
-from sinkmodel.bank_format import open_banks, read_header
-from sinkmodel.bank_tree import leaves_path
+from sinkmodel.bank_format import leaves_name, open_banks, open_state
 from sinkmodel.erase_files import READ_BELOW_BYTES
 
 # Hashing on one core, and writing with a sync, on modest hardware; opening and recording.
@@ -60,11 +59,15 @@ def estimate(plan: Plan, run: Path) -> Estimate:
     state = copied = state_read = linked = 0
     for index, bank in enumerate(banks):
         name = f"state/{bank.path.name}"
-        state_read += 2 * sizes.get(name, 0)
+        size = sizes.get(name, 0)
+        zeroed = _state_bytes(run / name, planned[index]) if size else 0
+        read_by_row = leaves_name(name) in sizes
+        state_read += min(2 * size, _READS_OF_A_BLOCK * zeroed) if read_by_row else 2 * size
         if planned[index]:
-            copied += sizes[bank.path.name] + sizes.get(name, 0)
-            linked += _linked_bytes(run, (bank.path.name, leaves_path(bank.path).name, name))
-            state += _state_bytes(run / name, planned[index]) if name in sizes else 0
+            copied += sizes[bank.path.name] + size
+            names = (bank.path.name, name)
+            linked += _linked_bytes(run, [*names, *map(leaves_name, names)])
+            state += zeroed
     small = sum(size for size in sizes.values() if size < READ_BELOW_BYTES)
     zeroed = len(plan.blocks) * plan.block_bytes
     read = _READS_OF_A_BLOCK * zeroed + state_read + 2 * small
@@ -83,8 +86,8 @@ def estimate(plan: Plan, run: Path) -> Estimate:
 
 def _state_bytes(path: Path, blocks: int) -> int:
     """Bytes of the state of so many blocks, or of all that the file has."""
-    tensors = [tensor for tensor in read_header(path) if tensor.name != "blocks"]
-    return sum(t.row_bytes * min(blocks, t.shape[0]) for t in tensors if t.shape)
+    found = open_state(path)
+    return found.block_bytes * min(blocks, found.blocks)
 
 
 def _linked_bytes(run: Path, names: Iterable[str]) -> int:

@@ -37,7 +37,7 @@ def test_bank_reads_what_safetensors_wrote(tmp_path: Path) -> None:
     assert bank.block_bytes == 2 * 3 * 2 * 4 * 4
     for row in range(7):
         assert bank.read_block(row) == values[row].tobytes()
-    assert bank.byte_range(6)[1] == bank.path.stat().st_size
+    assert bank.byte_ranges(6)[0][1] == bank.path.stat().st_size
 
 
 @pytest.mark.parametrize("row", [-1, 7])
@@ -45,7 +45,7 @@ def test_no_row_outside_the_bank(tmp_path: Path, row: int) -> None:
     write_bank(tmp_path / "b.safetensors")
     bank = bank_format.open_bank(tmp_path / "b.safetensors")
     with pytest.raises(IndexError, match=f"row {row} of a bank of 7 blocks"):
-        bank.byte_range(row)
+        bank.byte_ranges(row)
 
 
 @pytest.mark.parametrize("chunk", [1, 400, 4 << 20])
@@ -56,17 +56,18 @@ def test_leaves_equal_a_naive_reading(
     path = tmp_path / "sinks-00000.safetensors"
     values = write_bank(path, (101, 2, 3, 2, 4))
     naive = [merkle.leaf_hash(block.tobytes()) for block in values]
-    assert list(bank_tree.bank_leaves(path)) == naive
-    assert bank_tree.write_leaves(path) == merkle.tree_root(naive)
+    bank = bank_format.open_bank(path)
+    assert list(bank_tree.block_leaves(bank)) == naive
+    assert bank_tree.write_leaves(bank) == merkle.tree_root(naive)
     stored = (tmp_path / "sinks-00000.leaves").read_bytes()
     assert stored == b"".join(b"".join(level) for level in merkle.tree_levels(naive))
-    assert bank_tree.read_leaves(bank_format.open_bank(path)) == naive
+    assert bank_tree.read_leaves(bank) == naive
 
 
 def test_leaves_of_another_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "sinks-00000.safetensors"
     write_bank(path)
-    bank_tree.write_leaves(path)
+    bank_tree.write_leaves(bank_format.open_bank(path))
     os.truncate(tmp_path / "sinks-00000.leaves", 31)
     with pytest.raises(CheckpointError, match="the 14 nodes over 7 blocks, 448 bytes, found 31"):
         bank_tree.read_leaves(bank_format.open_bank(path))
@@ -186,3 +187,73 @@ def test_arbitrary_bytes_never_crash_the_parser(tmp_path: Path, raw: bytes) -> N
     path.write_bytes(raw)
     with pytest.raises(CheckpointError):
         bank_format.open_bank(path)
+
+
+# --- optimizer state -----------------------------------------------------------------------------
+
+
+def write_state(path: Path, rows: int = 5) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(6)
+    tensors = {
+        "blocks": np.arange(rows, dtype=np.int64)[::-1] * 3,
+        "steps": np.arange(1, rows + 1, dtype=np.int64),
+        "exp_avg": random.standard_normal((rows, 2, 3, 4)).astype(np.float32),
+        "exp_avg_sq": random.standard_normal((rows, 2, 3, 4)).astype(np.float32),
+    }
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("chunk", [1, 400, 4 << 20])
+def test_a_row_of_state_is_its_slice_of_every_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(bank_tree, "_CHUNK_BYTES", chunk)
+    name = "state/sinks-00000.safetensors"
+    values = write_state(tmp_path / name)
+    state = bank_format.open_blocks(tmp_path, name)
+    assert isinstance(state, bank_format.BankState)
+    assert state.held.tolist() == values["blocks"].tolist()
+    assert [tensor.name for tensor in state.tensors] == ["steps", "exp_avg", "exp_avg_sq"]
+    rows = [b"".join(values[t.name][row].tobytes() for t in state.tensors) for row in range(5)]
+    assert [state.read_block(row) for row in range(5)] == rows
+    assert list(bank_tree.block_leaves(state)) == [merkle.leaf_hash(row) for row in rows]
+    assert bank_tree.write_leaves(state) == merkle.tree_root([merkle.leaf_hash(r) for r in rows])
+    # Header and rows are the whole file: together with the root, its digest binds every byte.
+    whole = bank_format.header_bytes(state) + b"".join(
+        values[t.name].tobytes() for t in state.tensors
+    )
+    assert whole == state.path.read_bytes()
+
+
+BAD_STATE = {
+    "no index": ({"exp_avg": np.zeros((2, 3), np.float32)}, "'blocks' of block indices"),
+    "an index alone": ({"blocks": np.zeros(2, np.int64)}, "'blocks' of block indices"),
+    "an index that is not first": (
+        {"a": np.zeros(2, np.int64), "blocks": np.zeros(2, np.int64)},
+        "'blocks' of block indices before others",
+    ),
+    "an index of two axes": (
+        {"blocks": np.zeros((2, 1), np.int64), "steps": np.zeros(2, np.int64)},
+        "'blocks' of block indices",
+    ),
+    "numbers that are not whole": (
+        {"blocks": np.zeros(2, np.float64), "steps": np.zeros(2, np.float64)},
+        "'blocks' as I64 or I32, found F64",
+    ),
+    "another number of rows": (
+        {"blocks": np.zeros(2, np.int64), "steps": np.zeros(3, np.int64)},
+        "2 rows in 'steps', found [3]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STATE)
+def test_state_of_another_form_is_refused(tmp_path: Path, case: str) -> None:
+    tensors, message = BAD_STATE[case]
+    path = tmp_path / "sinks-00000.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError) as caught:
+        bank_format.open_state(path)
+    assert message in str(caught.value)

@@ -47,9 +47,10 @@ def failed(receipt: erase.EraseReceipt, run: Path) -> list[str]:
     return [check.name for check in erase.verify_erased(receipt, run) if not check.passed]
 
 
+@pytest.mark.parametrize("state_trees", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-def test_only_the_planned_bytes_change(tmp_path: Path, mode: str) -> None:
-    run = write_run(tmp_path / "run")
+def test_only_the_planned_bytes_change(tmp_path: Path, mode: str, state_trees: bool) -> None:
+    run = write_run(tmp_path / "run", shape=RunShape(state_trees=state_trees))
     before = contents(run)
     receipt, result = run_erase(run, mode, [7, 8, 9], [33])
     after = contents(result)
@@ -58,15 +59,15 @@ def test_only_the_planned_bytes_change(tmp_path: Path, mode: str) -> None:
     assert changed == {
         "forgotten.txt",
         *(f"sinks-0000{i}.{kind}" for i in (0, 1) for kind in ("leaves", "safetensors")),
-        "state/sinks-00000.safetensors",
-        "state/sinks-00001.safetensors",
+        *(f"state/sinks-0000{i}.safetensors" for i in (0, 1)),
+        *(f"state/sinks-0000{i}.leaves" for i in (0, 1) if state_trees),
     }
     assert changed == {file.name for file in receipt.files if file.touched}
 
     planned: dict[str, list[tuple[int, int]]] = {}
     for index, rows in ((0, [7]), (1, [0, 1])):
         bank = bank_format.open_bank(run / f"sinks-0000{index}.safetensors")
-        planned[bank.path.name] = [bank.byte_range(row) for row in rows]
+        planned[bank.path.name] = [span for row in rows for span in bank.byte_ranges(row)]
         state = f"state/{bank.path.name}"
         held = load_file(result / state)["blocks"].tolist()
         planned[state] = [
@@ -102,7 +103,7 @@ def test_map_and_leaves_follow(tmp_path: Path, mode: str) -> None:
     rows = SinkMap.read(result / "sink_map.parquet").table.to_pylist()
     assert rows == [r | ({"status": "forgotten"} if r["sequence_id"] == 11 else {}) for r in old]
     for bank in bank_format.open_banks(result):
-        assert list(bank_tree.bank_leaves(bank.path)) == bank_tree.read_leaves(bank)
+        assert list(bank_tree.block_leaves(bank)) == bank_tree.read_leaves(bank)
     first, second = receipt.banks
     assert [leaf.block for leaf in first.changed] == [0, 1]
     assert second.changed == ()
@@ -196,7 +197,7 @@ def test_a_bank_changed_behind_its_leaves_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     bank = bank_format.open_bank(run / "sinks-00000.safetensors")
     raw = bytearray(bank.path.read_bytes())
-    raw[bank.byte_range(1)[0]] ^= 1
+    raw[bank.byte_ranges(1)[0][0]] ^= 1
     bank.path.write_bytes(raw)
     with pytest.raises(IntegrityError, match=r"block 1 in sinks-00000\.safetensors"):
         erase.erase_blocks(run, [0, 1], [11])
@@ -251,8 +252,8 @@ def test_a_kept_receipt_is_found_again_until_settled(tmp_path: Path) -> None:
 
 def test_a_forged_journal_is_an_error(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    (run / erase.JOURNAL).write_text('{"format_version": 1, "finished": "yes", "receipt": {}}')
-    with pytest.raises(CheckpointError, match="expected a journal of format version 1"):
+    (run / erase.JOURNAL).write_text('{"format_version": 2, "finished": "yes", "receipt": {}}')
+    with pytest.raises(CheckpointError, match="expected a journal of format version 2"):
         erase.erase_blocks(run, [0, 1], [11])
 
 
@@ -271,6 +272,9 @@ def test_a_run_without_optimizer_state(tmp_path: Path) -> None:
 
 
 # --- verification can fail -----------------------------------------------------------------------
+
+STATE = "state/sinks-00000.safetensors"
+ROW_BYTES = BLOCK_BYTES  # of a moment: as many numbers as the block has
 
 
 def flip(path: Path, position: int) -> None:
@@ -292,7 +296,16 @@ def flip(path: Path, position: int) -> None:
         ("sinks-00000.leaves", 0, "only planned blocks of sinks-00000"),
         ("model-shared.safetensors", -1, "untouched files are as before"),
         ("training.json", 0, "untouched files are as before"),
-        ("state/sinks-00000.safetensors", -1, "every other byte of the touched files is as before"),
+        # Block 1 is the last row of its state; block 2, its neighbour, stands before it.
+        (STATE, -1, "only planned blocks of state/sinks-00000"),
+        (STATE, -ROW_BYTES - 1, "only planned blocks of state/sinks-00000"),
+        # Its index: before seven steps and as many rows of two moments.
+        (STATE, -14 * ROW_BYTES - 2 * 7 * 8, "only planned blocks of state/sinks-00000"),
+        ("state/sinks-00000.leaves", 5 * 32, "only planned blocks of state/sinks-00000"),
+        ("state/sinks-00000.leaves", -1, "only planned blocks of state/sinks-00000"),
+        ("state/sinks-00001.leaves", -1, "only planned blocks of state/sinks-00001"),
+        ("state/sinks-00001.safetensors", -1, "files not read again are as they were left"),
+        ("state/trainer.json", -2, "untouched files are as before"),
     ],
 )
 def test_one_changed_byte_is_found(tmp_path: Path, name: str, position: int, check: str) -> None:
@@ -302,13 +315,31 @@ def test_one_changed_byte_is_found(tmp_path: Path, name: str, position: int, che
     assert [name for name in failed(receipt, run) if name.startswith(check)]
 
 
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        (STATE, "every other byte of the touched files is as before"),
+        ("state/sinks-00001.safetensors", "untouched files are as before"),
+    ],
+)
+def test_state_without_a_tree_is_read_in_full(tmp_path: Path, name: str, check: str) -> None:
+    """As runs have it that were trained before state had trees."""
+    run = write_run(tmp_path / "run", shape=RunShape(state_trees=False))
+    receipt = erase.erase_blocks(run, [0, 1], [11])
+    assert receipt.states == ()
+    assert {file.basis for file in receipt.files if file.name.startswith("state/")} == {"read"}
+    assert failed(receipt, run) == []
+    flip(run / name, 2 * -ROW_BYTES - 1)
+    assert failed(receipt, run) == [check]
+
+
 def test_what_was_not_read_again_is_said(tmp_path: Path) -> None:
     """A block far from the erased ones is `audit verify`'s business, and the check admits it."""
     run = write_run(tmp_path / "run")
     receipt = erase.erase_blocks(run, [0, 1], [11])
     flip(run / "sinks-00000.safetensors", -1)
     bank = bank_format.open_bank(run / "sinks-00000.safetensors")
-    assert list(bank_tree.bank_leaves(bank.path)) != bank_tree.read_leaves(bank)
+    assert list(bank_tree.block_leaves(bank)) != bank_tree.read_leaves(bank)
     details = {check.name: check.detail for check in erase.verify_erased(receipt, run)}
     assert details["only planned blocks of sinks-00000.safetensors changed"].endswith(
         "2 changed blocks, 3 read again with their neighbours, 5 leaves from the stored tree"
@@ -323,7 +354,10 @@ def test_a_large_file_is_known_by_the_record_of_training(tmp_path: Path) -> None
         "model-shared.safetensors"
     }
     assert {name for name, known in basis.items() if known == "tree"} == {
-        f"sinks-0000{i}.{kind}" for i in (0, 1) for kind in ("leaves", "safetensors")
+        f"{folder}sinks-0000{i}.{kind}"
+        for folder in ("", "state/")
+        for i in (0, 1)
+        for kind in ("leaves", "safetensors")
     }
     flip(run / "model-shared.safetensors", -1)
     assert failed(receipt, run) == ["files not read again are as they were left"]

@@ -25,6 +25,8 @@ from govern.audit.verify_checkpoint import root_with
 from manifests import merkle
 from manifests.errors import InputError
 from manifests.files import canonical_json
+from sinkmodel.bank_format import open_bank
+from sinkmodel.bank_tree import write_leaves
 
 
 def check(world: World, **changed: Any) -> Verification:
@@ -364,9 +366,7 @@ def test_a_root_that_training_never_had_needs_the_ledger(world: World) -> None:
     shutil.copytree(world.base / "run-before", run)
     bank = run / "sinks-00000.safetensors"
     _flip(bank, bank.stat().st_size - 1)
-    from sinkmodel.bank_tree import write_leaves
-
-    write_leaves(bank)
+    write_leaves(open_bank(bank))
     silent = forget(world.base, [11], "silent", "silent-after", world.key, "SILENT")
     path, model = world.base / "SILENT.json", world.base / "silent-after"
     assert outcome(verify_report(path, model=model), "record of training")[0] == "not checkable"
