@@ -88,31 +88,62 @@ def _by_stop(row: Row) -> tuple[float, float]:
     return stop["quality"], stop["kept"]
 
 
-def best_baseline(rows: Sequence[Row], name: str) -> tuple[Row, float] | None:
-    """The cheapest baseline whose forget quality on the whole set is `SAME` or more, and that.
-
-    Where none is, the one that came closest; None where none was measured.
-    """
+def baselines(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
+    """Every post-hoc unlearning of a set, of all rates and seeds, with its forget quality."""
     of_seed = {row["seed"]: row for row in select(rows, arm=oracle_of("", name))}
-    found = [
+    return [
         (row, quality(row, of_seed[row["seed"]], name))
-        for method, rate in best_rates(rows, name).items()
-        for row in select(rows, arm=method, set=name, rate=rate)
-        if row["seed"] in of_seed
+        for row in select(rows, set=name)
+        if row["arm"] in METHODS and row["seed"] in of_seed
     ]
-    same = [pair for pair in found if pair[1] >= SAME]
-    if same:
-        return min(same, key=lambda pair: pair[0]["seconds"])
-    return max(found, key=lambda pair: pair[1], default=None)
+
+
+def cheapest_alike(
+    rows: Sequence[Row], name: str, *, keeping: float = 0.0
+) -> tuple[Row, float] | None:
+    """The cheapest baseline of forget quality `SAME` or more, and that quality.
+
+    Args:
+        rows: Of the study.
+        name: Of the set.
+        keeping: The least share of the standard model's kept utility that counts as forgetting.
+    """
+    before = {row["seed"]: row["kept_utility"] for row in select(rows, arm="standard")}
+    found = [
+        (row, value)
+        for row, value in baselines(rows, name)
+        if value >= SAME and row["kept_utility"] >= keeping * before[row["standard"]]
+    ]
+    return min(found, key=lambda pair: pair[0]["seconds"], default=None)
 
 
 def arms_of(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
-    """The arms of a set's table, each with its seeds."""
-    rates = best_rates(rows, name)
+    """The arms of a set, each with its seeds; of each method the rate that `best_rates` gives."""
+    methods = {
+        method: select(rows, arm=method, set=name, rate=rate)
+        for method, rate in best_rates(rows, name).items()
+    }
+    return _in_order(rows, name, methods)
+
+
+def arms_of_every_rate(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
+    """The arms of a set's table: each method at each rate that was tried."""
+    some = select(rows, set=name)
+    methods = {
+        f"{method}, {rate:g}": select(some, arm=method, rate=rate)
+        for method in METHODS
+        for rate in sorted({row["rate"] for row in select(some, arm=method)})
+    }
+    return _in_order(rows, name, methods)
+
+
+def _in_order(
+    rows: Sequence[Row], name: str, methods: Mapping[str, list[Row]]
+) -> dict[str, list[Row]]:
     found = {
         "standard, before": select(rows, arm="standard"),
         f"oracle ({oracle_of('', name)})": select(rows, arm=oracle_of("", name)),
-        **{m: select(rows, arm=m, set=name, rate=rate) for m, rate in rates.items()},
+        **methods,
         "strict, before": select(rows, arm="strict before"),
         "oracle of strict (never trained)": select(rows, arm="never"),
         "strict, forgotten": select(rows, arm="strict"),
@@ -145,29 +176,46 @@ def _step(point: Mapping[str, float]) -> float:
 
 
 def cost_lines(rows: Sequence[Row], name: str) -> list[str]:
-    """How many times cheaper sinks are than the cheapest baseline of the same forget quality."""
-    best = best_baseline(rows, name)
+    """How many times cheaper sinks are than the cheapest baselines of the same forget quality."""
     costs = select(rows, arm="cost", set=name)
-    oracles = [r["seconds"] for r in select(rows, arm=oracle_of("", name))]
-    found = [f"- retraining: {spread(oracles, '{:.0f}')} CPU s"] if oracles else []
-    if best is not None:
-        row, value = best
-        reached = "reached" if value >= SAME else "missed"
-        found.append(
-            f"- baseline to compare with: {row['arm']}, seed {row['seed']}, {row['step']} steps, "
-            f"{row['seconds']:.1f} CPU s; {reached} a forget quality of {SAME} with {value:.2g}"
-        )
+    oracles = [row["seconds"] for row in select(rows, arm=oracle_of("", name))]
+    found = []
     if costs:
-        spent, zeroing = (fmean([row[key] for row in costs]) for key in ("seconds", "zeroing"))
-        found.append(f"- a signed forget in place: {spent:.2f} CPU s")
-        found.append(f"- zeroing in a loaded model: {zeroing * 1000:.1f} CPU ms")
-        if best is not None:
-            seconds = best[0]["seconds"]
-            found.append(
-                f"- that baseline costs {seconds / spent:.1f} times the signed forget, "
-                f"{seconds / zeroing:,.0f} times the zeroing alone"
-            )
+        spent, zeroing = ([row[key] for row in costs] for key in ("seconds", "zeroing"))
+        found.append(f"- a signed forget in place: {spread(spent, '{:.2f}')} CPU s")
+        found.append(f"- zeroing in a loaded model: {spread(zeroing, '{:.3f}')} CPU s")
+    if oracles:
+        found.append(
+            f"- retraining: {spread(oracles, '{:.0f}')} CPU s{_times(fmean(oracles), costs)}"
+        )
+    for keeping in (0.0, 0.5):
+        words = f", keeping {keeping:.0%} of the kept utility or more" if keeping else ""
+        best = cheapest_alike(rows, name, keeping=keeping)
+        if best is None:
+            found.append(f"- no baseline reaches a forget quality of {SAME}{words}")
+            continue
+        row, value = best
+        alike = [quality for other, quality in baselines(rows, name) if _same_way(other, row)]
+        seeds = f"in {sum(quality >= SAME for quality in alike)} of {len(alike)} seeds"
+        found.append(
+            f"- the cheapest baseline that reaches a forget quality of {SAME}{words}: {row['arm']} "
+            f"at {row['rate']:g}, seed {row['seed']}, {row['step']} steps, {row['seconds']:.1f} "
+            f"CPU s ({value:.2g}; {seeds}; kept utility {row['kept_utility']:.3f})"
+            f"{_times(row['seconds'], costs)}"
+        )
     return found
+
+
+def _same_way(a: Row, b: Row) -> bool:
+    return (a["arm"], a["rate"]) == (b["arm"], b["rate"])
+
+
+def _times(seconds: float, costs: Sequence[Row]) -> str:
+    """A cost as multiples of that of sinks, where that was measured."""
+    if not costs:
+        return ""
+    spent, zeroing = (fmean(row[key] for row in costs) for key in ("seconds", "zeroing"))
+    return f": {seconds / spent:.0f} times the signed forget, {seconds / zeroing:.0f} the zeroing"
 
 
 def to_the_bit(rows: Sequence[Row]) -> list[str]:
@@ -194,7 +242,7 @@ def print_study(rows: Sequence[Row], folder: Path | None) -> None:
         if not select(rows, arm=oracle_of("", name)):
             continue
         print(f"\n### {name}\n\n| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
-        for arm, some in arms_of(rows, name).items():
+        for arm, some in arms_of_every_rate(rows, name).items():
             print(f"| {' | '.join([arm, *line(rows, some, name)])} |")
         print("\n".join(["", *cost_lines(rows, name)]))
     print("\n".join(["", *to_the_bit(rows)]))
@@ -250,14 +298,13 @@ def relearning_plot(rows: Sequence[Row], name: str) -> str:
 
 
 def trade_off_plot(rows: Sequence[Row]) -> str:
-    """Forget quality (y) by utility kept (x): each dot a seed of an arm and set."""
+    """Forget quality (y) by utility kept (x): each dot a seed of an arm, rate and set."""
     parts = []
     arms = [*METHODS, "strict"]
     for number, arm in enumerate(arms):
         colour = plots.COLOURS[(number + 1) % len(plots.COLOURS)]
         for name in FORGOTTEN:
-            rate = best_rates(rows, name).get(arm)
-            wanted = {"arm": arm} if arm == "strict" else {"arm": arm, "set": name, "rate": rate}
+            wanted = {"arm": arm} if arm == "strict" else {"arm": arm, "set": name}
             for row in select(rows, **wanted):
                 oracle = select(rows, arm=oracle_of(arm, name), seed=row["seed"])
                 if oracle:

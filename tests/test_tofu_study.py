@@ -216,22 +216,38 @@ def test_the_baseline_to_compare_with_is_the_cheapest_that_is_not_told_apart(
     random = np.random.default_rng(0)
     never = random.uniform(0.5, 1.5, 400)
 
-    def row(arm: str, seconds: float, shift: float) -> dict[str, Any]:
-        truth = (never + shift).tolist()
-        found = {"arm": arm, "set": "forget10", "seed": 0, "rate": 1e-4, "step": 10}
-        return found | {"seconds": seconds, "truth": truth, "stops": stops(0.0)}
+    def row(arm: str, seconds: float, shift: float, kept: float, seed: int = 0) -> dict[str, Any]:
+        found = {"arm": arm, "set": "forget10", "seed": seed, "rate": 1e-3, "step": 10}
+        found |= {"seconds": seconds, "truth": (never + shift).tolist(), "kept_utility": kept}
+        return found | {"stops": stops(0.0), "standard": seed}
 
-    oracle = {"arm": "retain90", "seed": 0, "truth": never.tolist()}
-    rows = [row("NPO", 9.0, 0.0), row("SimNPO", 5.0, 0.01), row("gradient ascent", 1.0, -0.4)]
-    best, value = study.table.best_baseline([oracle, *rows], "forget10")
-    assert best["arm"] == "SimNPO"
+    oracles = [{"arm": "retain90", "seed": s, "truth": never, "seconds": 300.0} for s in (0, 1)]
+    before = [{"arm": "standard", "seed": seed, "kept_utility": 0.3} for seed in (0, 1)]
+    cost = {"arm": "cost", "set": "forget10", "seed": 0, "seconds": 0.5, "zeroing": 0.1}
+    rows = [
+        *(*oracles, *before, cost),
+        row("NPO", 40.0, 0.0, 0.25),
+        row("NPO", 30.0, -0.4, 0.25, seed=1),
+        row("gradient difference", 5.0, 0.01, 0.08),
+        row("gradient ascent", 1.0, -0.4, 0.3),
+    ]
+    best, value = study.table.cheapest_alike(rows, "forget10")
+    assert best["arm"] == "gradient difference"
     assert value > study.table.SAME
-    worse, value = study.table.best_baseline(
-        [oracle, row("NPO", 1.0, -0.4), row("SimNPO", 2.0, -0.2)], "forget10"
-    )
-    assert worse["arm"] == "SimNPO"
-    assert value < study.table.SAME
-    assert study.table.best_baseline([oracle], "forget10") is None
+    assert study.table.cheapest_alike(rows, "forget10", keeping=0.5)[0]["arm"] == "NPO"
+    assert study.table.cheapest_alike(rows, "forget10", keeping=0.9) is None
+    assert study.table.cheapest_alike(rows, "forget05") is None
+    assert study.table.cost_lines(rows, "forget10") == [
+        "- a signed forget in place: 0.50 CPU s",
+        "- zeroing in a loaded model: 0.100 CPU s",
+        "- retraining: 300 ± 0 CPU s: 600 times the signed forget, 3000 the zeroing",
+        "- the cheapest baseline that reaches a forget quality of 0.05: gradient difference at "
+        "0.001, seed 0, 10 steps, 5.0 CPU s (1; in 1 of 1 seeds; kept utility 0.080): 10 times the "
+        "signed forget, 50 the zeroing",
+        "- the cheapest baseline that reaches a forget quality of 0.05, keeping 50% of the kept "
+        "utility or more: NPO at 0.001, seed 0, 10 steps, 40.0 CPU s (1; in 1 of 2 seeds; kept "
+        "utility 0.250): 80 times the signed forget, 400 the zeroing",
+    ]
 
 
 def test_strict_arms_are_compared_with_the_run_that_never_had_the_sinks(
