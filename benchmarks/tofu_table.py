@@ -195,8 +195,8 @@ def cost_lines(rows: Sequence[Row], name: str) -> list[str]:
             found.append(f"- no baseline reaches a forget quality of {SAME}{words}")
             continue
         row, value = best
-        alike = [quality for other, quality in baselines(rows, name) if _same_way(other, row)]
-        seeds = f"in {sum(quality >= SAME for quality in alike)} of {len(alike)} seeds"
+        alike = [v >= SAME for other, v in baselines(rows, name) if _same_way(other, row)]
+        seeds = f"in {sum(alike)} of {len(alike)} seeds"
         found.append(
             f"- the cheapest baseline that reaches a forget quality of {SAME}{words}: {row['arm']} "
             f"at {row['rate']:g}, seed {row['seed']}, {row['step']} steps, {row['seconds']:.1f} "
