@@ -331,6 +331,8 @@ def open_state(path: Path) -> BankState:
             raise _bad_state(
                 path, f"{index.shape[0]} rows in {tensor.name!r}", str(list(tensor.shape))
             )
+        if 0 in tensor.shape[1:]:
+            raise _bad_state(path, f"rows of {tensor.name!r} with bytes", str(list(tensor.shape)))
     with open_regular(path) as descriptor:
         raw = read_exactly(descriptor, path, index.start, index.end - index.start)
     held = array(_INDEX_FORMATS[index.dtype], raw)

@@ -49,8 +49,8 @@ class ScannedRun:
         digests: Relative name (with `/`) -> digest, under the algorithm that suits the file. A tree
             file that does not hold the tree of its bank has a plain SHA-256, which none states.
         trees: Bank file name -> `merkle.tree_levels` over the leaf hashes of its blocks.
-        headers: Bank file name -> the bytes before the data.
-        zero_leaf: Bank file name -> the leaf hash of a block of zero bytes.
+        headers: Bank file name, and that of state with a tree -> the bytes before the rows.
+        zero_leaf: The same -> the leaf hash of a row of zero bytes.
     """
 
     path: Path
@@ -121,22 +121,24 @@ def _scan(path: Path) -> ScannedRun:
     names = sorted(_names(path, ""))
     banks = [name for name in names if BANK_NAME.fullmatch(name)]
     run = ScannedRun(path=path, digests={}, trees={}, headers={}, zero_leaf={})
-    states = [n for n in names if STATE_NAME.fullmatch(n) and leaves_name(n) in names]
+    states = {
+        name: state
+        for name in names
+        if STATE_NAME.fullmatch(name) and leaves_name(name) in names
+        # Of no rows there is no tree, whatever lies in its place.
+        if (state := open_state(path / name)).blocks
+    }
+    hashed = {*banks, *states, *map(leaves_name, (*banks, *states))}
+    plain = [name for name in names if name not in hashed]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        trees = {leaves_name(name): name for name in (*banks, *states)}
-        plain = [name for name in names if name not in trees.values() and name not in trees]
         digests = {
             name: pool.submit(_digest_file, path / name)
             for name in sorted(plain, key=lambda n: -(path / n).lstat().st_size)
         }
         for name in banks:
-            run.digests[name] = _scan_bank(run, name, pool)
-        for name in states:
-            _scan_state(run, name, pool)
-        for name in banks:
-            if leaves_name(name) in names:
-                tree = path / leaves_name(name)
-                run.digests[leaves_name(name)] = _digest_tree(tree, run.trees[name])
+            run.trees[name] = _scan_blocks(run, open_bank(path / name), name, pool)
+        for name, state in states.items():
+            _scan_blocks(run, state, name, pool)
         run.digests.update({name: DigestSet(sha256=digests[name].result()) for name in plain})
     return run
 
@@ -169,25 +171,18 @@ def _digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _scan_bank(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> DigestSet:
-    """Digest of a bank from its header and the tree over its blocks; keeps both in `run`."""
-    bank = open_bank(run.path / name)
-    run.headers[name] = header_bytes(bank)
-    run.trees[name] = merkle.tree_levels(_leaves(bank, pool))
-    run.zero_leaf[name] = merkle.leaf_hash(bytes(bank.block_bytes))
-    return _digest_blocks(run.headers[name], run.trees[name])
-
-
-def _scan_state(run: ScannedRun, name: str, pool: ThreadPoolExecutor) -> None:
-    """Digests of the optimizer state of a bank, and of its tree."""
-    state = open_state(run.path / name)
-    levels = merkle.tree_levels(_leaves(state, pool))
-    run.digests[name] = _digest_blocks(header_bytes(state), levels)
-    run.digests[leaves_name(name)] = _digest_tree(run.path / leaves_name(name), levels)
-
-
-def _digest_blocks(header: bytes, levels: list[list[bytes]]) -> DigestSet:
-    return DigestSet(bank_sha256=hashlib.sha256(header + levels[-1][0]).hexdigest())
+def _scan_blocks(
+    run: ScannedRun, file: BlockFile, name: str, pool: ThreadPoolExecutor
+) -> list[list[bytes]]:
+    """The Merkle tree of a block file, hashed afresh; its digest, and its tree's, go to `run`."""
+    header, levels = header_bytes(file), merkle.tree_levels(_leaves(file, pool))
+    run.digests[name] = DigestSet(bank_sha256=hashlib.sha256(header + levels[-1][0]).hexdigest())
+    tree = run.path / leaves_name(name)
+    if tree.exists():
+        run.digests[leaves_name(name)] = _digest_tree(tree, levels)
+    run.headers[name] = header
+    run.zero_leaf[name] = merkle.leaf_hash(bytes(file.block_bytes))
+    return levels
 
 
 def _leaves(file: BlockFile, pool: ThreadPoolExecutor) -> Iterator[bytes]:

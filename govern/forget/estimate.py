@@ -60,14 +60,14 @@ def estimate(plan: Plan, run: Path) -> Estimate:
     for index, bank in enumerate(banks):
         name = f"state/{bank.path.name}"
         size = sizes.get(name, 0)
-        zeroed = _state_bytes(run / name, planned[index]) if size else 0
-        read_by_row = leaves_name(name) in sizes
-        state_read += min(2 * size, _READS_OF_A_BLOCK * zeroed) if read_by_row else 2 * size
+        rows = _state_bytes(run / name, planned[index]) if size else 0
+        has_tree = leaves_name(name) in sizes
+        state_read += min(2 * size, _READS_OF_A_BLOCK * rows) if has_tree else 2 * size
         if planned[index]:
             copied += sizes[bank.path.name] + size
             names = (bank.path.name, name)
             linked += _linked_bytes(run, [*names, *map(leaves_name, names)])
-            state += zeroed
+            state += rows
     small = sum(size for size in sizes.values() if size < READ_BELOW_BYTES)
     zeroed = len(plan.blocks) * plan.block_bytes
     read = _READS_OF_A_BLOCK * zeroed + state_read + 2 * small

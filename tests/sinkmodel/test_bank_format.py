@@ -246,6 +246,10 @@ BAD_STATE = {
         {"blocks": np.zeros(2, np.int64), "steps": np.zeros(3, np.int64)},
         "2 rows in 'steps', found [3]",
     ),
+    "rows without bytes": (
+        {"blocks": np.zeros(2, np.int64), "steps": np.zeros((2, 0), np.int64)},
+        "rows of 'steps' with bytes, found [2, 0]",
+    ),
 }
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import audit_world
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audit_world import World, build_world, forget
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from govern.audit import statement as records
 from govern.audit.report_file import issue, read_report, sign_statement, write_report
@@ -25,7 +27,7 @@ from govern.audit.verify_checkpoint import root_with
 from manifests import merkle
 from manifests.errors import InputError
 from manifests.files import canonical_json
-from sinkmodel.bank_format import open_bank
+from sinkmodel.bank_format import open_bank, open_state
 from sinkmodel.bank_tree import write_leaves
 
 
@@ -210,6 +212,34 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "optimizer state",
         "the run differs",
     ),
+    "a kept row of optimizer state changed, and its tree made anew": (
+        lambda run: _change_state(run),
+        "checkpoint files",
+        "state/sinks-00000.leaves has other bytes; state/sinks-00000.safetensors has other bytes",
+    ),
+    "a tree of optimizer state that lies": (
+        lambda run: _flip(run / "state" / "sinks-00000.leaves", 40),
+        "checkpoint files",
+        "state/sinks-00000.leaves has other bytes",
+    ),
+    "optimizer state without its tree": (
+        lambda run: (run / "state" / "sinks-00000.leaves").unlink(),
+        "checkpoint files",
+        "state/sinks-00000.leaves is missing",
+    ),
+    "optimizer state of no rows": (
+        lambda run: save_file(
+            {"blocks": np.zeros(0, np.int64), "steps": np.zeros(0, np.int64)},
+            run / "state" / "sinks-00000.safetensors",
+        ),
+        "checkpoint files",
+        "state/sinks-00000.safetensors has other bytes",
+    ),
+    "optimizer state with a hostile header": (
+        lambda run: (run / "state" / "sinks-00000.safetensors").write_bytes(b"\xff" * 64),
+        "checkpoint files",
+        "sinks-00000.safetensors",
+    ),
     "training.json edited": (
         lambda run: (run / "training.json").write_bytes(
             canonical_json({**json.loads((run / "training.json").read_bytes()), "banks": []})
@@ -223,6 +253,13 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "canonical JSON",
     ),
 }
+
+
+def _change_state(run: Path) -> None:
+    """The last byte of the state: a row that no erase of these tests touches."""
+    path = run / "state" / "sinks-00000.safetensors"
+    _flip(path, path.stat().st_size - 1)
+    write_leaves(open_state(path))
 
 
 @pytest.mark.parametrize("name", sorted(CHECKPOINTS))
