@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +25,30 @@ def results(work: Path) -> list[Row]:
     """The rows of every arm that was measured; measuring again replaces."""
     text = (work / "results.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
-    return list({(row["size"], row["seed"], label(row)): row for row in rows}.values())
+    return list({(study(row), row["seed"], label(row)): row for row in rows}.values())
+
+
+def study(row: Row) -> str:
+    """What arms must share to be compared: their size, and the rows of a step where changed."""
+    rows = changes(row).get("batch_rows")
+    return row["size"] + (f", {rows} rows a step" if rows else "")
+
+
+def changes(row: Row) -> dict[str, str]:
+    """Setting -> its value; of one that was given twice the last."""
+    return dict(change.split("=", 1) for change in row["set"])
 
 
 def label(row: Row) -> str:
-    """The arm, with what was changed in it that the arms of its size do not share."""
-    shared = ("vocab_size=", "neurons_per_kilotoken=256", "precision=")
-    changes = [change for change in row["set"] if not change.startswith(shared)]
+    """The arm, with what was changed in it that the arms of its study do not share."""
+    shared = {"vocab_size", "precision", "batch_rows"}
+    if row["arm"] in ("standard", "deduplicated"):
+        shared.add("neurons_per_kilotoken")  # of no sinks
+    own = {name: value for name, value in changes(row).items() if name not in shared}
+    if own.get("neurons_per_kilotoken") == "256":
+        del own["neurons_per_kilotoken"]
     opened = [f"{row['open']} open"] if row["arm"].startswith("strict-open") else []
-    return ", ".join([row["arm"], *opened, *changes])
+    return ", ".join([row["arm"], *opened, *(f"{name}={own[name]}" for name in sorted(own))])
 
 
 @dataclass(frozen=True)
@@ -61,15 +77,15 @@ Baselines = Mapping[tuple[str, int], Baseline]
 
 
 def baselines(rows: Sequence[Row]) -> dict[tuple[str, int], Baseline]:
-    """Of each size and seed that has `standard`."""
-    found = {(row["arm"], row["size"], row["seed"]): row for row in rows}
+    """Of each study and seed that has `standard`."""
+    found = {(row["arm"], study(row), row["seed"]): row for row in rows}
     return {
-        (size, seed): Baseline(
+        (name, seed): Baseline(
             memorized=row["own_loss"],
             validation=row["validation"],
-            oracle=oracle["after"] if (oracle := found.get(("oracle", size, seed))) else None,
+            oracle=oracle["after"] if (oracle := found.get(("oracle", name, seed))) else None,
         )
-        for (arm, size, seed), row in found.items()
+        for (arm, name, seed), row in found.items()
         if arm == "standard"
     }
 
@@ -83,11 +99,11 @@ def by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """For each size, every arm with its mean over seeds, and its spread where there are several."""
+    """For each study, every arm with its mean over seeds, and its spread where it has several."""
     base = baselines(rows)
-    for size in sorted({row["size"] for row in rows}):
-        some = [row for row in rows if row["size"] == size]
-        print(f"\n{size}: {some[0]['shared_parameters']:,} shared parameters\n")
+    for name in sorted({study(row) for row in rows}):
+        some = [row for row in rows if study(row) == name]
+        print(f"\n{name}: {some[0]['shared_parameters']:,} shared parameters\n")
         print(f"| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
         for arm, of_seeds in by_label(some).items():
             print(f"| {' | '.join([arm, *cells(of_seeds, base)])} |")
@@ -95,7 +111,7 @@ def print_tables(rows: Sequence[Row]) -> None:
 
 def cells(rows: Sequence[Row], base: Baselines) -> list[str]:
     """One arm's line of the table, after its name."""
-    pairs = [(row, base[key]) for row in rows if (key := (row["size"], row["seed"])) in base]
+    pairs = [(row, base[key]) for row in rows if (key := (study(row), row["seed"])) in base]
     gaps = [baseline.gaps(row) for row, baseline in pairs]
     change = max(abs(row["kept_after"] - row["kept_before"]) for row in rows)
     return [
@@ -150,14 +166,16 @@ def across(gap: float) -> float:
 def frontier(rows: Sequence[Row]) -> str:
     """Recall and validation by gap closed (towards unseen stories): means of the seeds.
 
-    Of arms that can forget, and of the oracle, which says how much can be closed. What lies outside
-    is drawn at the edge.
+    Of arms that can forget, and of the oracle, which says how much can be closed; of each size the
+    study with the most runs. What lies outside is drawn at the edge.
     """
     base = baselines(rows)
+    runs = Counter(study(row) for row in rows)
     parts = [part for panel in (RECALL, VALIDATION) for part in _grid(panel)]
     for size in _SIZES:
-        some = by_label([row for row in rows if row["size"] == size])
-        for arm, of_seeds in some.items():
+        of_size = [name for name in runs if name.split(",")[0] == size]
+        main = max(of_size, key=runs.__getitem__, default=size)
+        for arm, of_seeds in by_label([row for row in rows if study(row) == main]).items():
             parts += _dots(arm, size, of_seeds, base)
     for place, kind in enumerate(_KINDS):
         x = _LEFT + 95 * place
@@ -182,13 +200,13 @@ def _grid(panel: Panel) -> list[str]:
 def _dots(arm: str, size: str, rows: Sequence[Row], base: Baselines) -> list[str]:
     """An arm's mean in both panels; nothing for arms that forget nothing or lack `standard`."""
     kind = next((place for place, kind in enumerate(_KINDS) if arm.startswith(kind)), None)
-    pairs = [(row, base[key]) for row in rows if (key := (row["size"], row["seed"])) in base]
+    pairs = [(row, base[key]) for row in rows if (key := (study(row), row["seed"])) in base]
     if kind is None or not pairs or arm.startswith("strict-open-oracle") or "id_noise" in arm:
         return []
     x = across(fmean([baseline.gaps(row)[1] for row, baseline in pairs]))
     beside = fmean([row["validation"] - baseline.validation for row, baseline in pairs])
-    name = arm.replace("private-", "E = ").removesuffix(", 50 open")
-    if arm == "oracle":  # below its dot, where nothing else is
+    name = arm.split(",")[0].replace("private-", "E = ")
+    if kind == _KINDS.index("oracle"):  # below its dot, where nothing else is
         y = VALIDATION.up(beside)
         words = plots.text(x, y + 19, name, "middle")
         return [plots.dot(x, y, plots.COLOURS[kind], _SIZES[size]), words]

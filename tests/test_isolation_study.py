@@ -56,3 +56,21 @@ def test_measuring_again_replaces_and_other_settings_stand_apart(
     (tmp_path / "results.jsonl").write_text(text, encoding="utf-8")
     found = {table.label(line): line["after"] for line in table.results(tmp_path)}
     assert found == {"private-2": 1.0, "private-2, id_noise=0.1": 1.0}
+
+
+def test_another_step_size_is_another_study(table: ModuleType) -> None:
+    """Its arms are compared with its own standard training, which has no sinks to change."""
+    large = ["neurons_per_kilotoken=256", "batch_rows=4", "batch_rows=8"]
+    rows = [
+        row("standard", validation=5.0),
+        row("standard", set=["batch_rows=8", "neurons_per_kilotoken=512"], validation=4.5),
+        sinks := row("private-2", set=[*large, "neurons_per_kilotoken=512"], validation=4.4),
+        row("private-2", set=large),
+    ]
+    assert [table.study(r) for r in rows] == ["2m", *["2m, 8 rows a step"] * 3]
+    assert [table.label(r) for r in rows[1:]] == [
+        "standard",
+        "private-2, neurons_per_kilotoken=512",
+        "private-2",
+    ]
+    assert table.cells([sinks], table.baselines(rows))[2] == "-0.100"
