@@ -205,15 +205,16 @@ def _dots(arm: str, size: str, rows: Sequence[Row], base: Baselines) -> list[str
         return []
     x = across(fmean([baseline.gaps(row)[1] for row, baseline in pairs]))
     beside = fmean([row["validation"] - baseline.validation for row, baseline in pairs])
-    name = arm.split(",")[0].replace("private-", "E = ")
-    if kind == _KINDS.index("oracle"):  # below its dot, where nothing else is
-        y = VALIDATION.up(beside)
-        words = plots.text(x, y + 19, name, "middle")
-        return [plots.dot(x, y, plots.COLOURS[kind], _SIZES[size]), words]
-    # The largest size has its words on the right, so that those of two sizes do not meet.
+    own, *changed = arm.split(", ")
+    fewer = [change for change in changed if change.endswith(" open") and change != "50 open"]
+    name = ", ".join([own.replace("private-", "E = ").removesuffix("-open"), *fewer])
+    oracle = kind == _KINDS.index("oracle")
+    # The largest size has its words on the left, so that those of two sizes do not meet.
     away = _SIZES[size] + 4
-    at, anchor = (x + away, "start") if size == "8m" else (x - away, "end")
-    heights = VALIDATION.up(beside), RECALL.up(fmean([row["own_memorization"] for row in rows]))
+    at, anchor = (x - away, "end") if size == "8m" and not oracle else (x + away, "start")
+    heights = [VALIDATION.up(beside)]
+    if not oracle:  # it was never to remember
+        heights.append(RECALL.up(fmean([row["own_memorization"] for row in rows])))
     return [
         part
         for y in heights
