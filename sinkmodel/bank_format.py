@@ -39,6 +39,7 @@ DTYPE_BYTES = {
 }  # fmt: skip
 _BANK_NAME = re.compile(r"sinks-(\d{5})\.safetensors")
 STATE_PREFIX = "state/sinks-"
+STATE_NAME = re.compile(r"state/sinks-\d{5}\.safetensors")
 STATE_INDEX = "blocks"
 _INDEX_FORMATS = {"I64": "q", "I32": "i"}
 

@@ -21,7 +21,14 @@ from manifests import merkle
 from manifests.errors import CheckpointError, IntegrityError
 from manifests.sequence_id import format_id
 from sinkmodel import run_files
-from sinkmodel.bank_format import Bank, BlockFile, header_bytes, open_banks, open_state
+from sinkmodel.bank_format import (
+    STATE_NAME,
+    Bank,
+    BlockFile,
+    header_bytes,
+    open_banks,
+    open_state,
+)
 from sinkmodel.bank_tree import leaves_path, open_tree
 from sinkmodel.erase_files import SINK_MAP, Ranges, file_changes
 from sinkmodel.erase_receipt import BankChange, ChangedLeaf, EraseReceipt, ZeroedRange
@@ -92,7 +99,7 @@ def predict(run: Path, ids: Sequence[int], blocks: Sequence[int]) -> Prediction:
             for name in sorted(ranges)
             for begin, end in ranges[name]
         ),
-        optimizer_state=any(name.startswith("state/sinks-") for name in names),
+        optimizer_state=any(map(STATE_NAME.fullmatch, names)),
         optimizer_blocks=sum(len(item.rows) for item in states),
         bytes_zeroed=0 if already else total,
         already_erased=already,

@@ -20,7 +20,9 @@ from govern.audit.statement import DigestSet
 from manifests import merkle
 from manifests.errors import GovernError, InputError, IntegrityError
 from sinkmodel.bank_format import (
+    STATE_NAME,
     BlockFile,
+    bank_digest,
     header_bytes,
     leaves_name,
     open_bank,
@@ -36,7 +38,6 @@ IGNORED = frozenset({".lock", "REPORT.json", "REPORT.html"})
 _JOURNAL = ".erase.json"
 _ATTEMPTS = 3
 BANK_NAME = re.compile(r"sinks-[0-9]{5}\.safetensors")
-STATE_NAME = re.compile(r"state/sinks-[0-9]{5}\.safetensors")
 _CHUNK_BYTES = 8 << 20
 
 
@@ -49,8 +50,8 @@ class ScannedRun:
         digests: Relative name (with `/`) -> digest, under the algorithm that suits the file. A tree
             file that does not hold the tree of its bank has a plain SHA-256, which none states.
         trees: Bank file name -> `merkle.tree_levels` over the leaf hashes of its blocks.
-        headers: Bank file name, and that of state with a tree -> the bytes before the rows.
-        zero_leaf: The same -> the leaf hash of a row of zero bytes.
+        headers: Bank file name -> the bytes before the data.
+        zero_leaf: Bank file name -> the leaf hash of a block of zero bytes.
     """
 
     path: Path
@@ -136,7 +137,10 @@ def _scan(path: Path) -> ScannedRun:
             for name in sorted(plain, key=lambda n: -(path / n).lstat().st_size)
         }
         for name in banks:
-            run.trees[name] = _scan_blocks(run, open_bank(path / name), name, pool)
+            bank = open_bank(path / name)
+            run.headers[name] = header_bytes(bank)
+            run.trees[name] = _scan_blocks(run, bank, name, pool)
+            run.zero_leaf[name] = merkle.leaf_hash(bytes(bank.block_bytes))
         for name, state in states.items():
             _scan_blocks(run, state, name, pool)
         run.digests.update({name: DigestSet(sha256=digests[name].result()) for name in plain})
@@ -175,13 +179,11 @@ def _scan_blocks(
     run: ScannedRun, file: BlockFile, name: str, pool: ThreadPoolExecutor
 ) -> list[list[bytes]]:
     """The Merkle tree of a block file, hashed afresh; its digest, and its tree's, go to `run`."""
-    header, levels = header_bytes(file), merkle.tree_levels(_leaves(file, pool))
-    run.digests[name] = DigestSet(bank_sha256=hashlib.sha256(header + levels[-1][0]).hexdigest())
+    levels = merkle.tree_levels(_leaves(file, pool))
+    run.digests[name] = DigestSet(bank_sha256=bank_digest(header_bytes(file), levels[-1][0]))
     tree = run.path / leaves_name(name)
     if tree.exists():
         run.digests[leaves_name(name)] = _digest_tree(tree, levels)
-    run.headers[name] = header
-    run.zero_leaf[name] = merkle.leaf_hash(bytes(file.block_bytes))
     return levels
 
 

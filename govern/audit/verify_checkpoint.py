@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from govern.audit.checkpoint_files import BANK_NAME, STATE_NAME, ScannedRun
+from govern.audit.checkpoint_files import BANK_NAME, ScannedRun
 from govern.audit.findings import Check, NotCheckableError, run_check
 from govern.audit.records import malformed
 from govern.audit.statement import BankIntegrity, Predicate, Statement
@@ -29,7 +29,7 @@ from govern.audit.verify_map import FORGOTTEN, SINK_MAP, read_owners
 from manifests import merkle
 from manifests.errors import IntegrityError
 from manifests.files import canonical_json
-from sinkmodel.bank_format import open_regular, open_state, read_exactly
+from sinkmodel.bank_format import STATE_NAME, open_regular, open_state, read_exactly
 
 _RECORD = "training.json"
 _SWAPPED = (FORGOTTEN, "route_index.safetensors")
