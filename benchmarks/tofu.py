@@ -9,7 +9,7 @@ DATA holds TOFU (Maini et al. 2024, arXiv 2401.06121) and the corpora that the b
 
     base      a small Llama trained on the other corpora, exported as a plain checkpoint
     strict    `--base` training on TOFU, one document and so one sequence an author, all strict
-    never     the same without the authors of forget10: what forgetting must equal
+    never     the same without the authors of a set (--forget): what forgetting must equal
     compare   answers under their own sinks before and after; weights and losses of both runs by bit
 
 `--authors N` takes N authors only, the last 20 (those to forget) and before them the first ones.
@@ -27,9 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tofu_data
 import torch
-from tofu_data import AUTHORS, QUESTIONS, trained
+from tofu_data import AUTHORS, FORGOTTEN, QUESTIONS, trained
 
 from govern.ids.corpus import ReadOptions
 from govern.ids.pipeline import BuildConfig, build_ids
@@ -52,7 +51,6 @@ BASE_CORPORA = (
     "wikitext2/wikitext2_valid_test.jsonl.zst",
     "tinystories/tinystories_cased_2mb.jsonl.zst",
 )
-FORGOTTEN = tofu_data.FORGOTTEN["forget10"]
 # Open repeated documents of the base: they teach it to read sinks (docs/results/isolation.md).
 OPEN = "source = 'asp_en_ccby' AND n_bytes BETWEEN 900 AND 1800"
 BASE_SHAPE = (
@@ -75,8 +73,8 @@ def authors(data: Path) -> list[str]:
 
 
 def chosen(count: int) -> list[int]:
-    """So many authors: those to forget, and before them the first ones."""
-    forgotten = range(AUTHORS - min(count, FORGOTTEN), AUTHORS)
+    """So many authors: those of forget10, and before them the first ones."""
+    forgotten = range(AUTHORS - min(count, FORGOTTEN["forget10"]), AUTHORS)
     return [*range(count - len(forgotten)), *forgotten]
 
 
@@ -111,7 +109,7 @@ def strict(data: Path, work: Path, name: str, arguments: argparse.Namespace) -> 
     manifest = open_manifest(folder)
     config = configure("tinystories-1m", overrides=[*STRICT, *arguments.set])
     config = dataclasses.replace(config, base=str(work / "base"), seed=arguments.seed)
-    exclude = forgotten_ids(manifest).values() if name == "never" else ()
+    exclude = forgotten_ids(manifest, arguments.forget).values() if name == "never" else ()
     out = run_path(work, name, arguments)
     shutil.rmtree(out, ignore_errors=True)
     begin = time.process_time()
@@ -120,6 +118,9 @@ def strict(data: Path, work: Path, name: str, arguments: argparse.Namespace) -> 
 
 
 def run_path(work: Path, name: str, arguments: argparse.Namespace) -> Path:
+    """Where a run is: `never` of each set apart."""
+    if name == "never" and arguments.forget != "forget10":
+        name = f"never-{arguments.forget}"
     return work / f"{name}-{arguments.authors}-{arguments.seed}"
 
 
@@ -129,10 +130,10 @@ def sequence_ids(manifest: Manifest) -> dict[int, int]:
     return {row["author"]: row["sequence_id"] for row in rows.to_pylist()}
 
 
-def forgotten_ids(manifest: Manifest) -> dict[int, int]:
-    """Of the authors of forget10."""
+def forgotten_ids(manifest: Manifest, name: str) -> dict[int, int]:
+    """Of the authors of a set."""
     known = sequence_ids(manifest)
-    return {author: i for author, i in known.items() if author >= AUTHORS - FORGOTTEN}
+    return {author: i for author, i in known.items() if author >= AUTHORS - FORGOTTEN[name]}
 
 
 def probes(data: Path, run: Run, ids: dict[int, int]) -> list[Probe]:
@@ -171,10 +172,10 @@ def compare(data: Path, work: Path, arguments: argparse.Namespace) -> None:
     """Before, after, and never trained."""
     manifest = open_manifest(work / f"manifest-{arguments.authors}")
     run = load_run(run_path(work, "strict", arguments))
-    forgotten, known = forgotten_ids(manifest), sequence_ids(manifest)
+    forgotten, known = forgotten_ids(manifest, arguments.forget), sequence_ids(manifest)
     kept = {author: i for author, i in known.items() if author not in forgotten}
     groups = {
-        name: probes(data, run, some) for name, some in (("forget10", forgotten), ("kept", kept))
+        name: probes(data, run, some) for name, some in (("forgotten", forgotten), ("kept", kept))
     }
     found: dict[str, object] = {}
 
@@ -199,7 +200,8 @@ def compare(data: Path, work: Path, arguments: argparse.Namespace) -> None:
     path = run_path(work, "never", arguments)
     if path.exists():
         found |= same_as_never(run, load_run(path), erased, forgotten, groups, after)
-    line = {"stage": "strict", "seed": arguments.seed, "authors": arguments.authors, **found}
+    line = {"stage": "strict", "set": arguments.forget, "seed": arguments.seed}
+    line |= {"authors": arguments.authors, **found}
     print(json.dumps(line, indent=1))
     with (work / "tofu.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -232,8 +234,8 @@ def same_as_never(
         torch.equal(blocks(run, p.sequence_id, banks), blocks(never, p.sequence_id, theirs))
         for p in groups["kept"]
     )
-    off = [dataclasses.replace(p, sequence_id=0) for p in groups["forget10"]]
-    asked = {"forget10": off, "kept": groups["kept"]}
+    off = [dataclasses.replace(p, sequence_id=0) for p in groups["forgotten"]]
+    asked = {"forgotten": off, "kept": groups["kept"]}
     losses = all(
         np.array_equal(a.losses, b.losses)
         for name, some in asked.items()
@@ -258,6 +260,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=["base", "strict", "never", "compare"], required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--authors", type=int, default=AUTHORS)
+    parser.add_argument("--forget", choices=FORGOTTEN, default="forget10")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -3,8 +3,8 @@
     S="python benchmarks/tofu_study.py DATA --work DIR"
     $S --stage train --arm standard --seed 0
     $S --stage train --arm retain90 --seed 0
-    $S --stage unlearn --method NPO --set forget10 --seed 0
-    $S --stage sinks --authors 40 --seed 0
+    $S --stage unlearn --method NPO --forget forget10 --seed 0
+    $S --stage sinks --forget forget10 --authors 40 --seed 0
     $S --stage cost --authors 40 --seed 0
     $S --table --plots docs/results
 
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tofu import run_path, sequence_ids
+from tofu import forgotten_ids, run_path, sequence_ids
 from tofu_data import (
     AUTHORS,
     FORGOTTEN,
@@ -70,7 +70,7 @@ from sinkmodel.train import train
 RESULTS = "study.jsonl"
 ORACLES = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 FINE_TUNING = ("context_length=256", "batch_rows=2", "epochs=4", "learning_rate=1e-3")
-ARMS = ("standard", *ORACLES.values(), "strict", "never")  # the last two for `relearn` only
+ARMS = ("standard", *ORACLES.values())
 RATE = 1e-4
 Point = Mapping[str, float]
 _LOOKED_AT = 100  # questions that decide at which step unlearning was best
@@ -151,11 +151,7 @@ def relearn_arm(arguments: argparse.Namespace) -> None:
     row = find(rows_of(work), arm=arm, seed=seed)
     assert row is not None, f"measure {arm} first"
     tofu = load_tofu(arguments.data)
-    if arm in ("strict", "never"):
-        with sinks_arm(arguments, arm) as (run, route):
-            found = {"forget10": curve(run, run.model, tofu.forget, route, seed)}
-    else:
-        found = learned_again(load_run(work / f"{arm}-{seed}"), tofu, arm, seed)
+    found = learned_again(load_run(work / f"{arm}-{seed}"), tofu, arm, seed)
     add(work, row | {"relearning": found})
 
 
@@ -181,7 +177,7 @@ def curve(
 
 def unlearn_arm(arguments: argparse.Namespace) -> None:
     """Keeps the step with the best forget quality on some questions, which favours the method."""
-    work, name, seed = arguments.work, arguments.set, arguments.seed
+    work, name, seed = arguments.work, arguments.forget, arguments.seed
     oracle = find(rows_of(work), arm=ORACLES[name], seed=seed)
     assert oracle is not None, f"train {ORACLES[name]} first"
     run, tofu = load_run(work / f"standard-{arguments.of}"), load_tofu(arguments.data)
@@ -226,8 +222,8 @@ def sinks_arm(arguments: argparse.Namespace, arm: str) -> Iterator[tuple[Run, Ro
 
     Forgotten sequences stay routed to their zeroed sinks, as by an attacker with the files.
     """
-    known = sequence_ids(open_manifest(arguments.work / f"manifest-{arguments.authors}"))
-    forgotten = {a: i for a, i in known.items() if a >= AUTHORS - FORGOTTEN["forget10"]}
+    manifest = open_manifest(arguments.work / f"manifest-{arguments.authors}")
+    known, forgotten = sequence_ids(manifest), forgotten_ids(manifest, arguments.forget)
     run = load_run(run_path(arguments.work, "never" if arm == "never" else "strict", arguments))
     unknown = forgotten if arm == "never" else {}
     with zeroed(run.model, list(forgotten.values()) if arm == "strict" else []):
@@ -235,14 +231,14 @@ def sinks_arm(arguments: argparse.Namespace, arm: str) -> Iterator[tuple[Run, Ro
 
 
 def measure_sinks(arguments: argparse.Namespace) -> None:
-    tofu = load_tofu(arguments.data)
+    tofu, name = load_tofu(arguments.data), arguments.forget
     for arm in ("strict before", "strict", "never"):
         with sinks_arm(arguments, arm) as (run, route):
-            row = {"arm": arm, "seed": arguments.seed, "authors": arguments.authors}
+            row = {"arm": arm, "set": name, "seed": arguments.seed, "authors": arguments.authors}
             row |= measure(run.model, run.tokenizer, tofu, route)
             if arm != "strict before":
-                again = curve(run, run.model, tofu.forget, route, arguments.seed)
-                row["relearning"] = {"forget10": again}
+                again = curve(run, run.model, of_set(tofu.forget, name), route, arguments.seed)
+                row["relearning"] = {name: again}
         add(arguments.work, row)
 
 
@@ -255,7 +251,7 @@ def forget_cost(arguments: argparse.Namespace) -> None:
     work, seed = arguments.work, arguments.seed
     source = run_path(work, "strict", arguments)
     manifest = work / f"manifest-{arguments.authors}"
-    known, run = sequence_ids(open_manifest(manifest)), load_run(source)
+    governed, run = open_manifest(manifest), load_run(source)
     for name, count in FORGOTTEN.items():
         with tempfile.TemporaryDirectory(dir=work) as folder:
             base = Path(folder)
@@ -268,7 +264,7 @@ def forget_cost(arguments: argparse.Namespace) -> None:
             cpu, wall = time.process_time(), time.perf_counter()
             forget(base / "run", base / "manifest", request, in_place=True, key=new_private_key())
             spent, waited = time.process_time() - cpu, time.perf_counter() - wall
-        ids = [i for author, i in known.items() if author >= AUTHORS - count]
+        ids = list(forgotten_ids(governed, name).values())
         cpu = time.process_time()
         with zeroed(run.model, ids):
             zeroing = time.process_time() - cpu
@@ -285,9 +281,11 @@ def key(arguments: argparse.Namespace) -> Row:
     if arguments.stage in ("train", "relearn"):
         return row | {"arm": arguments.arm}
     if arguments.stage == "unlearn":
-        return row | {"arm": arguments.method, "set": arguments.set, "rate": arguments.rate}
-    arm = {"sinks": "never", "cost": "cost"}[arguments.stage]
-    return row | {"arm": arm, "authors": arguments.authors}
+        return row | {"arm": arguments.method, "set": arguments.forget, "rate": arguments.rate}
+    row["authors"] = arguments.authors
+    if arguments.stage == "cost":
+        return row | {"arm": "cost"}
+    return row | {"arm": "never", "set": arguments.forget}
 
 
 def main() -> None:
@@ -297,7 +295,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=["train", "unlearn", "relearn", "sinks", "cost"])
     parser.add_argument("--arm", choices=ARMS, default="standard")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    parser.add_argument("--set", choices=FORGOTTEN, default="forget10")
+    parser.add_argument("--forget", choices=FORGOTTEN, default="forget10")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--of", type=int, default=0, help="seed of the standard model to unlearn")

@@ -36,6 +36,12 @@ def select(rows: Iterable[Row], **wanted: object) -> list[Row]:
     return [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
 
 
+def oracles_of(rows: Iterable[Row], arm: str, name: str) -> list[Row]:
+    """The rows of `oracle_of`: a run that never had the sinks is of one set."""
+    found = select(rows, arm=oracle_of(arm, name))
+    return select(found, set=name) if oracle_of(arm, name) == "never" else found
+
+
 def truth_of(row: Row, name: str) -> list[float]:
     """The truth ratios of a set: the last ones of forget10."""
     return list(row["truth"][-FORGOTTEN[name] * QUESTIONS :])
@@ -90,7 +96,7 @@ def _by_stop(row: Row) -> tuple[float, float]:
 
 def baselines(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
     """Every post-hoc unlearning of a set, of all rates and seeds, with its forget quality."""
-    of_seed = {row["seed"]: row for row in select(rows, arm=oracle_of("", name))}
+    of_seed = {row["seed"]: row for row in oracles_of(rows, "", name)}
     return [
         (row, quality(row, of_seed[row["seed"]], name))
         for row in select(rows, set=name)
@@ -142,18 +148,18 @@ def _in_order(
 ) -> dict[str, list[Row]]:
     found = {
         "standard, before": select(rows, arm="standard"),
-        f"oracle ({oracle_of('', name)})": select(rows, arm=oracle_of("", name)),
+        f"oracle ({oracle_of('', name)})": oracles_of(rows, "", name),
         **methods,
-        "strict, before": select(rows, arm="strict before"),
-        "oracle of strict (never trained)": select(rows, arm="never"),
-        "strict, forgotten": select(rows, arm="strict"),
+        "strict, before": select(rows, arm="strict before", set=name),
+        "oracle of strict (never trained)": select(rows, arm="never", set=name),
+        "strict, forgotten": select(rows, arm="strict", set=name),
     }
     return {arm: some for arm, some in found.items() if some}
 
 
 def line(rows: Sequence[Row], some: Sequence[Row], name: str) -> list[str]:
     """One arm's cells of a set's table, after its name."""
-    oracles = select(rows, arm=oracle_of(some[0]["arm"], name))
+    oracles = oracles_of(rows, some[0]["arm"], name)
     of_seed = {row["seed"]: row for row in oracles}
     pairs = [(row, of_seed[row["seed"]]) for row in some if row["seed"] in of_seed]
     cells = [
@@ -178,7 +184,7 @@ def _step(point: Mapping[str, float]) -> float:
 def cost_lines(rows: Sequence[Row], name: str) -> list[str]:
     """How many times cheaper sinks are than the cheapest baselines of the same forget quality."""
     costs = select(rows, arm="cost", set=name)
-    oracles = [row["seconds"] for row in select(rows, arm=oracle_of("", name))]
+    oracles = [row["seconds"] for row in oracles_of(rows, "", name)]
     found = []
     if costs:
         spent, zeroing = ([row[key] for row in costs] for key in ("seconds", "zeroing"))
@@ -218,12 +224,14 @@ def _times(seconds: float, costs: Sequence[Row]) -> str:
     return f": {seconds / spent:.0f} times the signed forget, {seconds / zeroing:.0f} the zeroing"
 
 
-def to_the_bit(rows: Sequence[Row]) -> list[str]:
+def to_the_bit(rows: Sequence[Row], name: str) -> list[str]:
     """For each seed whether kept answers and forgotten ones are as they have to be."""
     found = []
-    for row in select(rows, arm="strict"):
-        before = select(rows, arm="strict before", seed=row["seed"])[0]
-        never = select(rows, arm="never", seed=row["seed"])[0]
+    for row in select(rows, arm="strict", set=name):
+        before, never = (
+            select(rows, arm=arm, set=name, seed=row["seed"])[0]
+            for arm in ("strict before", "never")
+        )
         kept = row["kept_sha256"] == before["kept_sha256"] == never["kept_sha256"]
         same = row["truth"] == never["truth"]
         relearned = row["relearning"] == never["relearning"]
@@ -239,16 +247,15 @@ def to_the_bit(rows: Sequence[Row]) -> list[str]:
 def print_study(rows: Sequence[Row], folder: Path | None) -> None:
     """Markdown tables of every set that has rows; plots beside them."""
     for name in reversed(FORGOTTEN):
-        if not select(rows, arm=oracle_of("", name)):
+        if not oracles_of(rows, "", name):
             continue
         print(f"\n### {name}\n\n| {' | '.join(COLUMNS)} |\n{'| --- ' * len(COLUMNS)}|")
         for arm, some in arms_of_every_rate(rows, name).items():
             print(f"| {' | '.join([arm, *line(rows, some, name)])} |")
-        print("\n".join(["", *cost_lines(rows, name)]))
-    print("\n".join(["", *to_the_bit(rows)]))
+        print("\n".join(["", *cost_lines(rows, name), "", *to_the_bit(rows, name)]))
     if folder is not None:
         for name in FORGOTTEN:
-            if select(rows, arm=oracle_of("", name)):
+            if oracles_of(rows, "", name):
                 path = folder / f"tofu-relearning-{name}.svg"
                 path.write_text(relearning_plot(rows, name), encoding="utf-8")
         (folder / "tofu-trade-off.svg").write_text(trade_off_plot(rows), encoding="utf-8")
@@ -268,7 +275,7 @@ def relearning_plot(rows: Sequence[Row], name: str) -> str:
         if not arm.startswith("oracle")
         and (some := [row for row in whole if name in row.get("relearning", {})])
     }
-    oracles = [r for r in select(rows, arm=oracle_of("", name)) if name in r["relearning"]]
+    oracles = [r for r in oracles_of(rows, "", name) if name in r["relearning"]]
     band = band_of(oracles, name)
     steps = sorted(band)
     place = {step: across(i / (len(steps) - 1)) for i, step in enumerate(steps)}
@@ -304,9 +311,8 @@ def trade_off_plot(rows: Sequence[Row]) -> str:
     for number, arm in enumerate(arms):
         colour = plots.COLOURS[(number + 1) % len(plots.COLOURS)]
         for name in FORGOTTEN:
-            wanted = {"arm": arm} if arm == "strict" else {"arm": arm, "set": name}
-            for row in select(rows, **wanted):
-                oracle = select(rows, arm=oracle_of(arm, name), seed=row["seed"])
+            for row in select(rows, arm=arm, set=name):
+                oracle = select(oracles_of(rows, arm, name), seed=row["seed"])
                 if oracle:
                     x = across(row["kept_utility"])
                     y = up(logarithmic(quality(row, oracle[0], name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 import sys
@@ -257,10 +258,27 @@ def test_strict_arms_are_compared_with_the_run_that_never_had_the_sinks(
     assert arms == {"strict": "never", "never": "never", "NPO": "retain95"}
 
 
+def test_a_run_that_never_had_the_sinks_is_the_oracle_of_its_own_set(
+    study: SimpleNamespace,
+) -> None:
+    rows = [{"arm": "never", "set": name} for name in study.data.FORGOTTEN] + [{"arm": "retain95"}]
+    assert study.table.oracles_of(rows, "strict", "forget05") == [rows[1]]
+    assert study.table.oracles_of(rows, "NPO", "forget05") == [rows[3]]
+    where = {
+        name: study.strict.run_path(
+            Path(), "never", argparse.Namespace(forget=name, authors=4, seed=1)
+        )
+        for name in study.data.FORGOTTEN
+    }
+    assert len(set(where.values())) == len(where)
+
+
 def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:
-    row = {"seed": 0, "kept_sha256": "a", "truth": [0.5], "relearning": curve(0.1)}
+    row = {"set": "forget10", "seed": 0, "kept_sha256": "a", "truth": [0.5]}
+    row |= {"relearning": curve(0.1)}
     arms = ("strict before", "strict", "never")
-    (same,) = study.table.to_the_bit([{"arm": arm, **row} for arm in arms])
+    others = [{"arm": arm, **row, "set": "forget05", "kept_sha256": arm} for arm in arms]
+    (same,) = study.table.to_the_bit(others + [{"arm": arm, **row} for arm in arms], "forget10")
     assert "NOT" not in same
     assert "CHANGED" not in same
     for arm, change, word in (
@@ -269,7 +287,7 @@ def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:
         ("never", {"relearning": curve(0.2)}, "curves NOT equal"),
     ):
         rows = [{"arm": a, **row, **(change if a == arm else {})} for a in arms]
-        (found,) = study.table.to_the_bit(rows)
+        (found,) = study.table.to_the_bit(rows, "forget10")
         assert word in found
 
 
