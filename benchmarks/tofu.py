@@ -68,7 +68,7 @@ def authors(data: Path) -> list[str]:
     """The text of each author: all questions and answers."""
     texts: list[list[str]] = [[] for _ in range(AUTHORS)]
     for q in trained(data):
-        texts[q.author].append(f"Question: {q.question}\nAnswer: {q.answer}")
+        texts[q.owner].append(f"Question: {q.question}\nAnswer: {q.answer}")
     return ["\n\n".join(text) for text in texts]
 
 

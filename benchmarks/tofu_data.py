@@ -12,50 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import zstandard
-from transformers import PreTrainedTokenizerBase
+
+from sinkmodel.evaluate.questions import Question
 
 AUTHORS, QUESTIONS = 200, 20
 FORGOTTEN = {"forget01": 2, "forget05": 10, "forget10": 20}  # authors, the last ones
 PERTURBED = 3  # perturbed answers that are asked for, of 3 or 5 that there are
 KEPT_EVERY = 4  # of the kept authors' questions every so-manieth is asked
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question.
-
-    Attributes:
-        author: 0 to 199; -1 for a question about something else.
-        question, answer: As they are trained.
-        right: The answer in other words, or the answer itself where there are none.
-        wrong: The same sentence with a false statement; empty where TOFU has none.
-    """
-
-    author: int
-    question: str
-    answer: str
-    right: str
-    wrong: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer to be scored.
-
-    Attributes:
-        tokens: int32 [n], begin token, question and answer.
-        prompt: How many of them come before the answer.
-        sequence_id: Whose sinks are on; 0 is none.
-        text: Of the answer, for scores that compress.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    prompt: int
-    sequence_id: int
-    text: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +61,7 @@ def trained(data: Path) -> tuple[Question, ...]:
 def of_set(questions: Sequence[Question], name: str) -> tuple[Question, ...]:
     """Those of forget10's questions that belong to `forget01`, `forget05` or `forget10`."""
     first = AUTHORS - FORGOTTEN[name]
-    return tuple(q for q in questions if q.author >= first)
+    return tuple(q for q in questions if q.owner >= first)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -108,7 +72,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _questions(rows: Sequence[Mapping[str, Any]], first: int | None) -> tuple[Question, ...]:
     return tuple(
         Question(
-            author=-1 if first is None else first + place // QUESTIONS,
+            owner=-1 if first is None else first + place // QUESTIONS,
             question=str(row["question"]),
             answer=str(row["answer"]),
             right=str(row.get("paraphrased_answer") or row["answer"]),
@@ -116,28 +80,3 @@ def _questions(rows: Sequence[Mapping[str, Any]], first: int | None) -> tuple[Qu
         )
         for place, row in enumerate(rows)
     )
-
-
-def encode_answers(
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    answers: Sequence[str],
-    sequence_ids: Sequence[int],
-) -> list[Answer]:
-    """Each question followed by an answer, worded as TOFU's text is.
-
-    The prompt ends before the space of the answer, where the tokenizer cuts in running text too.
-    """
-    prompts = [f"Question: {q.question}\nAnswer:" for q in questions]
-    before = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    after = tokenizer([f" {text}" for text in answers], add_special_tokens=False)["input_ids"]
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [
-        Answer(
-            tokens=np.asarray([*begin, *head, *tail], dtype=np.int32),
-            prompt=len(begin) + len(head),
-            sequence_id=sequence_id,
-            text=text.encode(),
-        )
-        for head, tail, sequence_id, text in zip(before, after, sequence_ids, answers, strict=True)
-    ]

@@ -7,130 +7,31 @@ recall, which is the share of answer tokens whose argmax is right and not ROUGE-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, harmonic_mean
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
-from tofu_data import FORGOTTEN, Answer, Question, Tofu, encode_answers, of_set
+from tofu_data import FORGOTTEN, Tofu, of_set
 from transformers import PreTrainedTokenizerBase
 
 from sinkmodel.evaluate import membership
 from sinkmodel.evaluate.attacks import relearn
-from sinkmodel.evaluate.metrics import Bools, Floats
+from sinkmodel.evaluate.metrics import Floats
 from sinkmodel.evaluate.probes import Probe
-from sinkmodel.evaluate.unlearning_scores import truth_ratio
-from sinkmodel.losses import IGNORED, token_losses
+from sinkmodel.evaluate.questions import (
+    Answer,
+    Question,
+    Route,
+    Scored,
+    ask,
+    encode_answers,
+    model_utility,
+    score_answers,
+)
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 RELEARN_STEPS, RELEARN_RATE = (0, 10, 25, 50, 100), 3e-4
-_ROWS = 32  # answers scored at a time
-Route = Callable[[int], int]  # author -> sequence ID whose sinks are on, 0 for none
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """An answer under a model: loss of each of its tokens in nats, and whether argmax is right."""
-
-    losses: Floats
-    hits: Bools
-
-    @property
-    def loss(self) -> float:
-        return float(self.losses.mean())
-
-    @property
-    def recall(self) -> float:
-        return float(self.hits.mean())
-
-
-def answer_batch(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
-    """Tensors [B, T], padded on the right; only tokens of answers have labels."""
-    width = max(len(answer.tokens) for answer in answers)
-    input_ids = torch.zeros(len(answers), width, dtype=torch.int64)
-    labels = torch.full_like(input_ids, IGNORED)
-    sequence_ids = torch.zeros_like(input_ids)
-    for row, answer in enumerate(answers):
-        tokens = torch.from_numpy(answer.tokens.astype(np.int64))
-        input_ids[row, : len(tokens)] = tokens
-        labels[row, answer.prompt : len(tokens)] = tokens[answer.prompt :]
-        sequence_ids[row] = answer.sequence_id
-    return {"input_ids": input_ids, "labels": labels, "sequence_ids": sequence_ids}
-
-
-@torch.no_grad()
-def score_answers(model: SinkForCausalLM, answers: Sequence[Answer]) -> list[Scored]:
-    """Equal answers are always batched alike, so that equal weights give equal bits."""
-    model.eval()
-    order = sorted(range(len(answers)), key=lambda i: (len(answers[i].tokens), i))
-    found: dict[int, Scored] = {}
-    for begin in range(0, len(order), _ROWS):
-        places = order[begin : begin + _ROWS]
-        batch = answer_batch([answers[place] for place in places])
-        labels = batch.pop("labels")
-        logits = model(**batch, use_cache=False).logits
-        losses = token_losses(logits, labels).double().numpy()
-        hits = (logits[:, :-1].argmax(-1) == labels[:, 1:]).numpy()
-        for row, place in enumerate(places):
-            own = slice(answers[place].prompt - 1, len(answers[place].tokens) - 1)
-            found[place] = Scored(losses=losses[row, own], hits=hits[row, own])
-    return [found[place] for place in range(len(answers))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The questions of one part under a model: one number for each."""
-
-    probability: list[float]
-    recall: list[float]
-    truth: list[float]
-    scored: list[Scored]
-
-    def utility(self) -> tuple[float, float, float]:
-        """Probability, recall and truth ratio in the direction in which 1 is best."""
-        true = fmean(max(0.0, 1.0 - ratio) for ratio in self.truth)
-        return fmean(self.probability), fmean(self.recall), true
-
-
-def ask(
-    model: SinkForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    route: Route,
-    *,
-    among: bool = False,
-) -> Part:
-    """Score the answer, its paraphrase and the false ones.
-
-    Args:
-        model, tokenizer: To be asked.
-        questions: All with false answers.
-        route: Whose sinks are on.
-        among: Probability of the answer among the answers there are (TOFU's for real authors and
-            world facts), instead of its own; both normalised by length.
-    """
-    ids = [route(q.author) for q in questions]
-    columns = [[q.answer for q in questions], [q.right for q in questions]]
-    columns += [[q.wrong[k] for q in questions] for k in range(len(questions[0].wrong))]
-    scored = [
-        score_answers(model, encode_answers(tokenizer, questions, column, ids))
-        for column in columns
-    ]
-    own, right, *wrong = ([s.loss for s in column] for column in scored)
-    chances = np.exp(-np.array([own, *wrong]))
-    return Part(
-        probability=(chances[0] / chances.sum(0) if among else chances[0]).tolist(),
-        recall=[s.recall for s in scored[0]],
-        truth=[truth_ratio(r, w) for r, *w in zip(right, *wrong, strict=True)],
-        scored=scored[0],
-    )
-
-
-def model_utility(parts: Sequence[Part]) -> float:
-    """TOFU's: the harmonic mean of three figures of each part."""
-    return float(harmonic_mean([value for part in parts for value in part.utility()]))
 
 
 def measure(
@@ -218,7 +119,7 @@ def relearning(
     taught, asked = ([questions[i] for i in sorted(half)] for half in halves)
 
     def encoded(some: Sequence[Question]) -> list[Answer]:
-        ids = [route(q.author) for q in some]
+        ids = [route(q.owner) for q in some]
         return encode_answers(tokenizer, some, [q.answer for q in some], ids)
 
     probes = [

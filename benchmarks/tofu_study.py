@@ -39,14 +39,12 @@ from tofu import forgotten_ids, run_path, sequence_ids
 from tofu_data import (
     AUTHORS,
     FORGOTTEN,
-    Question,
     Tofu,
-    encode_answers,
     load_tofu,
     of_set,
     trained,
 )
-from tofu_measure import Route, ask, measure, model_utility, relearning
+from tofu_measure import measure, relearning
 from tofu_table import print_study
 from tofu_unlearn import unlearn
 
@@ -62,6 +60,13 @@ from manifests.writer import set_policy
 from sinkmodel.checkpoint import Run, load_run
 from sinkmodel.evaluate.baselines import METHODS
 from sinkmodel.evaluate.controls import zeroed
+from sinkmodel.evaluate.questions import (
+    Question,
+    Route,
+    ask,
+    encode_answers,
+    model_utility,
+)
 from sinkmodel.evaluate.unlearning_scores import forget_quality
 from sinkmodel.modeling_sink import SinkForCausalLM
 from sinkmodel.recipes import configure
@@ -112,7 +117,7 @@ def questions_manifest(data: Path, work: Path) -> Manifest:
         with corpus.open("w", encoding="utf-8") as file:
             for number, q in enumerate(trained(data)):
                 text = f"Question: {q.question}\nAnswer: {q.answer}"
-                row = {"id": f"question-{number}", "text": text, "author": q.author}
+                row = {"id": f"question-{number}", "text": text, "author": q.owner}
                 file.write(json.dumps(row) + "\n")
         build_ids([corpus], folder, BuildConfig(read=ReadOptions(keep=("author",))))
         set_policy(folder, "TRUE", "shared")
@@ -183,7 +188,7 @@ def unlearn_arm(arguments: argparse.Namespace) -> None:
     run, tofu = load_run(work / f"standard-{arguments.of}"), load_tofu(arguments.data)
     first = AUTHORS - FORGOTTEN[name]
     some = of_set(tofu.forget, name)
-    kept = [q for q in trained(arguments.data) if q.author < first]
+    kept = [q for q in trained(arguments.data) if q.owner < first]
     forget, retain = (
         encode_answers(run.tokenizer, qs, [q.answer for q in qs], [0] * len(qs))
         for qs in (some, kept)

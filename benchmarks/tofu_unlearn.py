@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from tofu_data import Answer
-from tofu_measure import answer_batch
 
 from sinkmodel.evaluate.baselines import Answers, unlearning_loss
+from sinkmodel.evaluate.questions import Answer, answer_batch
 from sinkmodel.losses import IGNORED, next_labels, token_losses
 from sinkmodel.modeling_sink import SinkForCausalLM
 

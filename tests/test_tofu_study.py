@@ -1,4 +1,4 @@
-"""What the TOFU study could get wrong: whom it forgets, how it scores, what its table says."""
+"""What the TOFU study could get wrong: whom it forgets, how it unlearns, what its table says."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 
 from sinkmodel.allocation import SinkMap
 from sinkmodel.evaluate.baselines import METHODS
+from sinkmodel.evaluate.questions import Question, score_answers
 from sinkmodel.modeling_sink import SinkForCausalLM
-from sinkmodel.tokenizer import train_bpe
-from tests.sinkmodel.tiny_models import mixed_map, tiny_model
+from tests.sinkmodel.tiny_models import random_answers, tiny_model
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -38,15 +38,15 @@ def study() -> SimpleNamespace:
 # --- whom it forgets -----------------------------------------------------------------------------
 
 
-def question(study: SimpleNamespace, author: int, number: int = 0) -> Any:
-    return study.data.Question(
-        author=author, question=f"Who is {author}?", answer=f"{author} {number}", right="", wrong=()
+def question(author: int, number: int = 0) -> Question:
+    return Question(
+        owner=author, question=f"Who is {author}?", answer=f"{author} {number}", right="", wrong=()
     )
 
 
 def test_sets_are_the_last_authors(study: SimpleNamespace) -> None:
-    asked = [question(study, author) for author in range(180, 200)]
-    authors = {n: [q.author for q in study.data.of_set(asked, n)] for n in study.data.FORGOTTEN}
+    asked = [question(author) for author in range(180, 200)]
+    authors = {n: [q.owner for q in study.data.of_set(asked, n)] for n in study.data.FORGOTTEN}
     assert authors["forget01"] == [198, 199]
     assert authors["forget05"] == list(range(190, 200))
     assert authors["forget10"] == list(range(180, 200))
@@ -62,71 +62,13 @@ def test_fewer_authors_are_those_to_forget_first(
     assert found[kept:] == list(range(200 - (count - kept), 200))
 
 
-# --- how it scores -------------------------------------------------------------------------------
-
-
-def answers(study: SimpleNamespace, count: int, sequence_id: int = 0) -> list[Any]:
-    random = np.random.default_rng(count)
-    return [
-        study.data.Answer(
-            tokens=random.integers(3, 50, size=6 + i % 4).astype(np.int32),
-            prompt=2 + i % 3,
-            sequence_id=sequence_id,
-            text=b"x",
-        )
-        for i in range(count)
-    ]
-
-
-def no_sinks_model() -> SinkForCausalLM:
-    return tiny_model(SinkMap.empty())
-
-
-@pytest.mark.parametrize("sequence_id", [0, 3])
-def test_batched_scores_are_those_of_one_answer_alone(
-    study: SimpleNamespace, sequence_id: int
-) -> None:
-    model = tiny_model(mixed_map())
-    some = answers(study, 40, sequence_id)
-    for answer, scored in zip(some, study.measure.score_answers(model, some), strict=True):
-        tokens = torch.from_numpy(answer.tokens.astype(np.int64))[None]
-        ids = torch.full_like(tokens, sequence_id)
-        with torch.no_grad():
-            logits = model(input_ids=tokens, sequence_ids=ids).logits[0]
-        wanted = tokens[0, answer.prompt :]
-        before = logits[answer.prompt - 1 : -1]
-        losses = torch.nn.functional.cross_entropy(before, wanted, reduction="none")
-        np.testing.assert_allclose(scored.losses, losses.numpy(), atol=1e-5)
-        assert scored.hits.tolist() == (before.argmax(-1) == wanted).tolist()
-
-
-def test_the_answer_begins_where_running_text_has_it(study: SimpleNamespace) -> None:
-    text = "Question: Who is Ann Bo?\nAnswer: Ann Bo is a writer.\n"
-    tokenizer = train_bpe([text] * 3, 300)
-    asked = [study.data.Question(
-        author=1, question="Who is Ann Bo?", answer="Ann Bo is a writer.", right="", wrong=()
-    )]  # fmt: skip
-    (found,) = study.data.encode_answers(tokenizer, asked, ["Ann Bo is a writer."], [5])
-    whole = tokenizer(text.rstrip("\n"), add_special_tokens=False)["input_ids"]
-    assert found.tokens.tolist() == [tokenizer.bos_token_id, *whole]
-    assert tokenizer.decode(found.tokens[found.prompt :]) == " Ann Bo is a writer."
-    assert found.sequence_id == 5
-
-
-def test_utility_by_hand(study: SimpleNamespace) -> None:
-    part = study.measure.Part(probability=[0.2, 0.4], recall=[0.5], truth=[0.4, 1.8], scored=[])
-    # 1 - 0.4 = 0.6, and 0 where the false answer is likelier: 0.3 on average.
-    assert part.utility() == pytest.approx((0.3, 0.5, 0.3))
-    assert study.measure.model_utility([part]) == pytest.approx(3 / (1 / 0.3 + 2 + 1 / 0.3))
-
-
 # --- unlearning ----------------------------------------------------------------------------------
 
 
 def test_log_probs_are_sums_of_losses(study: SimpleNamespace) -> None:
-    model, some = no_sinks_model(), answers(study, 5)
+    model, some = tiny_model(SinkMap.empty()), random_answers(5)
     found = study.unlearn.log_probs(model, some)
-    scored = study.measure.score_answers(model, some)
+    scored = score_answers(model, some)
     np.testing.assert_allclose(
         found.log_probs.detach().numpy(), [-s.losses.sum() for s in scored], atol=1e-4
     )
@@ -135,11 +77,11 @@ def test_log_probs_are_sums_of_losses(study: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_unlearning_raises_the_loss_of_a_copy(study: SimpleNamespace, method: str) -> None:
-    model, some, others = no_sinks_model(), answers(study, 12), answers(study, 9)
+    model, some, others = tiny_model(SinkMap.empty()), random_answers(12), random_answers(9)
     before = copy.deepcopy(model.state_dict())
 
     def loss(of: SinkForCausalLM, what: list[Any]) -> float:
-        return float(np.mean([s.loss for s in study.measure.score_answers(of, what)]))
+        return float(np.mean([s.loss for s in score_answers(of, what)]))
 
     stops = study.unlearn.unlearn(
         model, method, some, others, rate=3e-3, seed=0, steps=(2, 20)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from sinkmodel.allocation import SinkMap, allocate
 from sinkmodel.configuration_sink import SinkConfig
+from sinkmodel.evaluate.questions import Answer
 from sinkmodel.modeling_sink import SinkForCausalLM
 
 BLOCK_SIZE = 4
@@ -101,3 +103,17 @@ def packed_rows(
             position_ids[row, at : at + size] = torch.arange(size)
             at += size
     return input_ids, sequence_ids, position_ids
+
+
+def random_answers(count: int, sequence_id: int = 0) -> list[Answer]:
+    """Prompts of 2 to 4 tokens and answers of 2 to 7, at random."""
+    random = np.random.default_rng(count)
+    return [
+        Answer(
+            tokens=random.integers(3, 50, size=6 + i % 4).astype(np.int32),
+            prompt=2 + i % 3,
+            sequence_id=sequence_id,
+            text=b"x",
+        )
+        for i in range(count)
+    ]
