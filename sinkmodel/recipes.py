@@ -159,6 +159,23 @@ class TrainConfig:
             values["backbone_exposures"] = "inf"
         return values
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_json`, as `training.json` holds it.
+
+        Raises:
+            InputError: Other fields, or values that no configuration may have.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != fields:
+            raise InputError(
+                "training configuration",
+                expected="the fields of this version",
+                found=f"others: {', '.join(sorted(fields.symmetric_difference(values)))}",
+                remedy="use the version of memsinks-govern that trained the run",
+            )
+        return cls(**{name: _typed(cls(), name, value) for name, value in values.items()})
+
 
 def _bad(name: str, expected: str, found: object) -> InputError:
     return InputError(

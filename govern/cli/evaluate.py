@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import click
 
 from govern.cli.paths import LocalPath
 from govern.cli.render import Settings, duration, emit, note, progress_bar
+from govern.cli.train import training_progress
 
 if TYPE_CHECKING:
     from govern.evaluate.evaluating import EvaluateRequest, Evaluation
@@ -41,6 +43,25 @@ if TYPE_CHECKING:
     "reserved documents.",
 )
 @click.option(
+    "--oracle",
+    is_flag=True,
+    help="Train that reference here first: the recipe of RUN on the same text without the chosen "
+    "sequences. Takes as long as training RUN did, once; kept in --out, and goes on after a stop.",
+)
+@click.option(
+    "--questions",
+    type=LocalPath(),
+    help="Also ask these questions: JSONL of question, answer, doc_id, and for truth ratios "
+    "paraphrased_answer and perturbed_answer, as TOFU has them.",
+)
+@click.option(
+    "--question-template",
+    "template",
+    metavar="TEXT",
+    help="What stands before an answer, as in the trained text; \\n is a line feed. "
+    "Default: Question: {question}\\nAnswer:",
+)
+@click.option(
     "--documents",
     type=click.IntRange(min=1),
     default=100,
@@ -63,6 +84,9 @@ def evaluate(
     out: Path,
     corpus: tuple[str, ...],
     reference: Path | None,
+    oracle: bool,
+    questions: Path | None,
+    template: str | None,
     documents: int,
     full: bool,
 ) -> None:
@@ -80,6 +104,10 @@ def evaluate(
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+    if oracle and reference is not None:
+        raise click.UsageError("--oracle trains the reference that --reference names: give one")
+    if template is not None and "{question}" not in template:
+        raise click.UsageError("--question-template wants {question} in it")
     request = EvaluateRequest(
         run=run,
         manifest=manifest,
@@ -88,8 +116,12 @@ def evaluate(
         reference=reference,
         most=documents,
         full=full,
+        questions=questions,
+        template=None if template is None else template.replace("\\n", "\n"),
     )
     cache = claim(out, run)
+    if oracle:
+        request = _with_oracle(settings, request, out)
     note(settings, f"measuring {run} into {out}")
     evaluation = _measured(settings, request, cache)
     files = write_evaluation(evaluation, open_manifest(manifest), out)
@@ -104,12 +136,25 @@ def evaluate(
     emit(settings, result, lambda: "\n".join([*lines, "", f"{files['EVALUATION.html']}"]))
 
 
+def _with_oracle(settings: Settings, request: EvaluateRequest, out: Path) -> EvaluateRequest:
+    """The request with a reference that is trained here, unless it was before."""
+    from govern.evaluate.oracle import plan_oracle, train_oracle
+
+    oracle = plan_oracle(request, out)
+    what = f"{oracle.documents:,} documents, without {len(oracle.without):,} chosen sequences"
+    verb = "the oracle is there" if oracle.trained else "training the oracle"
+    note(settings, f"{verb}: {what}, {oracle.path}")
+    with training_progress(settings) as report:
+        reference = train_oracle(request, oracle, report=report)
+    return dataclasses.replace(request, reference=reference)
+
+
 def _measured(settings: Settings, request: EvaluateRequest, cache: Path) -> Evaluation:
     """The evaluation, with a bar over its steps and a word on how long attacks take."""
-    from govern.evaluate.evaluating import STEPS
+    from govern.evaluate.evaluating import count_steps
     from govern.evaluate.evaluating import evaluate as measure
 
-    done, total = 0, STEPS + 2 * (request.reference is not None)
+    done, total = 0, count_steps(request)
     with progress_bar(settings, "measuring") as bar:
 
         def report(step: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,43 +17,24 @@ import pyarrow as pa
 
 from govern.evaluate.neighbours import nearest_kept
 from govern.evaluate.probing import MAX_DOCUMENTS, Chosen, load_reference, make_probes, read_nearest
+from govern.evaluate.question_file import QuestionFile, read_questions
+from govern.evaluate.tables import documents_table, metrics_table
 from govern.forget.run_view import read_run, require_trained_on
 from manifests import Manifest, open_manifest
 from manifests.errors import SelectionError
 from manifests.files import sha256_file
 from manifests.queries import documents_where
-from sinkmodel.evaluate.probes import Probe, Probes, probe_digest
+from sinkmodel.evaluate.probes import Probes, probe_digest
 
 if TYPE_CHECKING:
+    from govern.evaluate.asking import Answers, Asking
+    from sinkmodel.allocation import SinkMap
     from sinkmodel.checkpoint import Run
     from sinkmodel.evaluate.measure import Measurement, Subject
-    from sinkmodel.evaluate.rows import Before, Measured, Scored
+    from sinkmodel.evaluate.rows import Before, Measured, NotMeasured
     from sinkmodel.evaluate.scorer import Scorer
 
-STEPS = 10  # probe sets that a default evaluation scores; two more with a reference run
-_METRICS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("metric", "group", "phase")),
-        ("n", pa.int64()),
-        *((name, pa.float64()) for name in ("value", "low", "high")),
-        ("seed", pa.int64()),
-        ("probe_sha256", pa.string()),
-        ("note", pa.string()),
-    ]
-)
-_PER_DOCUMENT = (
-    *("loss", "extraction_strength", "exact_memorization"),
-    *("verbatim_tokens", "extraction_50_50", "rouge_l_50_50"),
-)
-_DOCUMENTS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("source", "doc_id")),
-        ("sequence_id", pa.int64()),
-        *((name, pa.string()) for name in ("policy", "group", "phase")),
-        ("n_tokens", pa.int64()),
-        *((name, pa.float64()) for name in _PER_DOCUMENT),
-    ]
-)
+_STEPS = 10  # probe sets that a default evaluation scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +49,8 @@ class EvaluateRequest:
         reference: A run that never saw the chosen documents; None measures against reserved ones.
         most: Documents of each kind at most.
         full: Also attack the erased run.
+        questions: A file of questions to ask as well (`govern.evaluate.question_file`).
+        template: What stands before an answer; None: as `sinkmodel.evaluate.questions` has it.
         seed: Of samples and intervals.
     """
 
@@ -78,7 +61,15 @@ class EvaluateRequest:
     reference: Path | None = None
     most: int = MAX_DOCUMENTS
     full: bool = False
+    questions: Path | None = None
+    template: str | None = None
     seed: int = 0
+
+
+def count_steps(request: EvaluateRequest) -> int:
+    """How often `evaluate` reports, attacks aside."""
+    reference, questions = request.reference is not None, request.questions is not None
+    return _STEPS + 2 * reference + questions * (2 + reference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,25 +118,32 @@ def evaluate(
     """
     from sinkmodel.evaluate.controls import reactivated, zeroed
     from sinkmodel.evaluate.measure import Subject, measure_after, measure_before
+    from sinkmodel.evaluate.rows import settled_rows
     from sinkmodel.evaluate.scorer import Scorer
 
     asked = _prepare(request)
     run, probes = asked.run, asked.probes
     scorer = Scorer(context_length=run.context_length, cache=cache, report=report)
+    questions = _Questions(asked, scorer)
     with reactivated(run.model, probes.policies):
         subject = Subject(model=run.model, checkpoint=asked.checkpoint)
         before = measure_before(subject, probes, scorer, reference=asked.reference)
+        questions.put("before", subject)
         nearest = nearest_kept(run, probes.forgotten, probes.policies.keys())
         with zeroed(run.model, list(probes.policies)):
             name = f"{asked.checkpoint} without {sorted(probes.policies)}"
             erased = replace(subject, checkpoint=name)
             measured = measure_after(erased, probes, before, scorer, nearest=nearest)
+            questions.put("after", erased)
         attacked = _attack(asked, nearest, scorer, announce) if request.full else None
-    rows = [*measured.rows, *_membership(asked, before, measured, scorer)]
+    if asked.reference is not None:
+        questions.put("reference", asked.reference)
+    others = [*_membership(asked, before, measured, scorer), *questions.rows()]
+    rows = [*measured.rows, *settled_rows(others, probes, phase="before")]
     return Evaluation(
         request=request,
-        metrics=pa.Table.from_pylist([_metric(row) for row in rows], schema=_METRICS),
-        documents=_documents(probes, before, measured),
+        metrics=metrics_table(rows),
+        documents=documents_table(probes, before, measured),
         attacks=attacked,
         checkpoint=asked.checkpoint,
         probes=probe_digest([*probes.forgotten, *probes.kept, *probes.held_out]),
@@ -161,9 +159,16 @@ class _Asked:
     manifest: Manifest
     run: Run
     probes: Probes
+    questions: QuestionFile | None
     checkpoint: str
     reference: Subject | None
     counts: Mapping[str, int]
+
+    def unknown_to_reference(self, sequence_ids: Iterable[int]) -> frozenset[int]:
+        """Those that the reference has no sinks for: their documents run with sinks off there."""
+        assert self.reference is not None  # the caller asked
+        known = self.reference.model.sink_map.sequence_ids.tolist()
+        return frozenset(sequence_ids).difference(known)
 
 
 def _prepare(request: EvaluateRequest) -> _Asked:
@@ -172,8 +177,10 @@ def _prepare(request: EvaluateRequest) -> _Asked:
 
     manifest = open_manifest(request.manifest)
     require_trained_on(read_run(request.run), manifest)
+    # Before any model is loaded: a broken line should not cost a minute.
+    questions = None if request.questions is None else read_questions(request.questions, manifest)
     run = load_run(request.run)
-    chosen, matched = choose(manifest, run, request.where)
+    chosen, matched = choose(manifest, run.model.sink_map, request.where)
     corpus = list(request.corpus) or None
     probes = make_probes(run, manifest, chosen, corpus=corpus, most=request.most, seed=request.seed)
     reference = None
@@ -187,6 +194,7 @@ def _prepare(request: EvaluateRequest) -> _Asked:
         manifest=manifest,
         run=run,
         probes=probes,
+        questions=questions,
         checkpoint=checkpoint_digest(request.run),
         reference=reference,
         counts={
@@ -199,13 +207,13 @@ def _prepare(request: EvaluateRequest) -> _Asked:
 
 def _membership(
     asked: _Asked, before: Before, measured: Measurement, scorer: Scorer
-) -> Iterator[Measured]:
+) -> Iterator[Measured | NotMeasured]:
     """Membership inference on the run as it is and on the reference, and PrivLeak between them."""
-    from sinkmodel.evaluate.rows import membership_rows, privacy_rows, settled_rows
+    from sinkmodel.evaluate.rows import membership_rows, privacy_rows
     from sinkmodel.evaluate.scores import no_sinks
 
     probes, reference = asked.probes, asked.reference
-    rows = [*membership_rows(probes, before.own, before.held_out, phase="before")]
+    yield from membership_rows(probes, before.own, before.held_out, phase="before")
     if reference is not None and before.reference is not None:
         held_out = scorer(
             "reference: reserved",
@@ -216,8 +224,50 @@ def _membership(
             recites=False,
         )
         never = [*membership_rows(probes, before.reference, held_out, phase="reference")]
-        rows += [*never, *privacy_rows(measured.rows, never)]
-    yield from settled_rows(rows, probes, phase="before")
+        yield from never
+        yield from privacy_rows(measured.rows, never)
+
+
+class _Questions:
+    """The questions of a request, put to one model after another; nothing where there are none."""
+
+    def __init__(self, asked: _Asked, scorer: Scorer) -> None:
+        self._asked = asked
+        self._report = scorer.report
+        self._asking: Asking | None = None
+        self._phases: dict[str, Answers] = {}
+        if asked.questions is not None:
+            from govern.evaluate.asking import Asking
+            from sinkmodel.evaluate.questions import TEMPLATE
+
+            template = asked.request.template
+            self._asking = Asking(
+                file=asked.questions,
+                chosen=frozenset(asked.probes.policies),
+                known=frozenset(asked.run.model.sink_map.sequence_ids.tolist()),
+                tokenizer=asked.run.tokenizer,
+                template=TEMPLATE if template is None else template,
+                longest=asked.run.context_length,
+                cache=scorer.cache,
+                seed=asked.request.seed,
+            )
+
+    def put(self, phase: str, subject: Subject) -> None:
+        """Ask `subject`, which is the run in this phase."""
+        if self._asking is None:
+            return
+        known = self._asking.known
+        unknown = self._asked.unknown_to_reference(known) if phase == "reference" else frozenset()
+        self._phases[phase] = self._asking.put(subject, unknown=unknown)
+        if self._report is not None:
+            self._report(f"questions, {phase}")
+
+    def rows(self) -> Iterator[Measured | NotMeasured]:
+        """Every figure, once all models were asked."""
+        if self._asking is not None:
+            from govern.evaluate.asking import question_rows
+
+            yield from question_rows(self._asking, self._phases)
 
 
 def _attack(
@@ -239,13 +289,12 @@ def _attack(
     if asked.reference is not None:
         asked_for = (*probes.forgotten, *probes.kept, *near.values())
         ids = {*probes.policies, *(probe.sequence_id for probe in asked_for)}
-        known = asked.reference.model.sink_map.sequence_ids.tolist()
         targets.append(
             Target(
                 name=REFERENCE,
                 model=asked.reference.model,
                 checkpoint=asked.reference.checkpoint,
-                unknown=frozenset(ids.difference(known)),
+                unknown=asked.unknown_to_reference(ids),
             )
         )
     tasks = plan_attacks(targets)
@@ -254,13 +303,13 @@ def _attack(
     return run_attacks(tasks, probes, scorer, cache=scorer.cache, report=scorer.report)
 
 
-def choose(manifest: Manifest, run: Run, where: str | None) -> tuple[Chosen, int]:
+def choose(manifest: Manifest, sink_map: SinkMap, where: str | None) -> tuple[Chosen, int]:
     """The documents that the run was trained on among those that match, and how many match.
 
     Raises:
         SelectionError: There are none.
     """
-    table = run.model.sink_map.table
+    table = sink_map.table
     columns = (table[name].to_pylist() for name in ("sequence_id", "policy", "blocks"))
     policies = {i: p for i, p, blocks in zip(*columns, strict=True) if blocks or where is not None}
     found = documents_where(manifest, "NOT reserved" if where is None else where)
@@ -292,72 +341,3 @@ def checkpoint_digest(run: Path) -> str:
     return hashlib.sha256(
         json.dumps([[path.name, sha256_file(path)] for path in files]).encode()
     ).hexdigest()
-
-
-def _metric(row: Measured) -> dict[str, object]:
-    return {
-        "metric": row.metric,
-        "group": _group(row.group),
-        "phase": _phase(row.phase),
-        "n": row.estimate.n,
-        "value": row.estimate.value,
-        "low": row.estimate.low,
-        "high": row.estimate.high,
-        "seed": row.seed,
-        "probe_sha256": row.probe_sha256,
-        "note": _group(row.note),
-    }
-
-
-def _group(name: str) -> str:
-    return name.replace("forgotten", "chosen")
-
-
-def _phase(name: str) -> str:
-    """Nothing was forgotten here: `after` is what erasing in memory leaves."""
-    return "erased" if name == "after" else name
-
-
-def _documents(probes: Probes, before: Before, measured: Measurement) -> pa.Table:
-    after = measured.after
-    chosen: dict[str, Scored | None] = {
-        "before": before.own,
-        "erased": after.own,
-        "backbone": before.backbone,
-        "placebo": before.placebo,
-        "wrong": before.wrong,
-        "routed": after.routed,
-        "reference": before.reference,
-    }
-    others = {
-        "kept": (probes.kept, {"before": before.kept, "erased": after.kept}),
-        "held-out": (probes.held_out, {"before": before.held_out}),
-    }
-    rows = list(_rows("chosen", probes.forgotten, probes.policies, chosen))
-    for group, (some, phases) in others.items():
-        rows += _rows(group, some, {}, phases)
-    return pa.Table.from_pylist(rows, schema=_DOCUMENTS)
-
-
-def _rows(
-    group: str,
-    probes: Sequence[Probe],
-    policies: Mapping[int, str],
-    phases: Mapping[str, Scored | None],
-) -> Iterator[dict[str, object]]:
-    from sinkmodel.evaluate.rows import values_of
-
-    for phase, scored in phases.items():
-        for index, probe in enumerate(probes if scored is not None else ()):
-            assert scored is not None
-            metrics = values_of(scored, [index])
-            yield {
-                "source": probe.key[0],
-                "doc_id": probe.key[1],
-                "sequence_id": probe.sequence_id,
-                "policy": policies.get(probe.sequence_id),
-                "group": group,
-                "phase": phase,
-                "n_tokens": len(probe.tokens),
-                **{name: values[0] if values else None for name, values in metrics.items()},
-            }

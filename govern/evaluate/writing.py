@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from govern.evaluate.card import model_card
@@ -15,7 +17,8 @@ from manifests.errors import InputError
 from manifests.files import atomic_write, canonical_json
 
 MARKER, CACHE = ".govern-evaluation", "scores"
-RECORD, ATTACKS = "evaluation.json", "attacks.parquet"
+RECORD = "evaluation.json"
+METRICS, DOCUMENTS, ATTACKS = "metrics", "documents", "attacks"  # tables, as Parquet and CSV
 
 
 def claim(out: Path, run: Path) -> Path:
@@ -46,11 +49,12 @@ def write_evaluation(evaluation: Evaluation, manifest: Manifest, out: Path) -> d
     Returns:
         Name -> path.
     """
-    attacks = {} if evaluation.attacks is None else {ATTACKS: _parquet(evaluation.attacks)}
+    tables = {METRICS: evaluation.metrics, DOCUMENTS: evaluation.documents}
+    if evaluation.attacks is not None:
+        tables[ATTACKS] = evaluation.attacks
     contents = {
-        **attacks,
-        "metrics.parquet": _parquet(evaluation.metrics),
-        "documents.parquet": _parquet(evaluation.documents),
+        **{f"{name}.parquet": _parquet(table) for name, table in tables.items()},
+        **{f"{name}.csv": _csv(table) for name, table in tables.items()},
         "summary.md": render_summary(evaluation).encode(),
         "EVALUATION.html": render_page(evaluation).encode(),
         "README.md": model_card(evaluation, manifest).encode(),
@@ -66,8 +70,9 @@ def write_evaluation(evaluation: Evaluation, manifest: Manifest, out: Path) -> d
             }
         ),
     }
-    if not attacks:
-        (out / ATTACKS).unlink(missing_ok=True)  # of an earlier, full evaluation
+    if ATTACKS not in tables:  # an earlier, full evaluation may have left some
+        for suffix in ("parquet", "csv"):
+            (out / f"{ATTACKS}.{suffix}").unlink(missing_ok=True)
     for name, data in contents.items():
         atomic_write(out / name, data)
     return {name: out / name for name in contents}
@@ -76,4 +81,15 @@ def write_evaluation(evaluation: Evaluation, manifest: Manifest, out: Path) -> d
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _csv(table: pa.Table) -> bytes:
+    """The table for those without a reader of Parquet; lists, which CSV has not, as JSON."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            texts = pa.array([json.dumps(value) for value in table[field.name].to_pylist()])
+            table = table.set_column(place, field.name, texts)
+    sink = pa.BufferOutputStream()
+    pc.write_csv(table, sink)
     return bytes(sink.getvalue())

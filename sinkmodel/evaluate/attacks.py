@@ -1,4 +1,4 @@
-"""Attacks on an erased model: its weights changed, its sampling, and training it again.
+"""Attacks on an erased model: its weights changed, its gradients, its sampling, training it again.
 
 Each answers "how much comes back under X at budget B". Weights are changed in memory and put back,
 or on a copy.
@@ -69,6 +69,30 @@ def changed_weights(
         with torch.no_grad():
             for parameter, value in zip(matrices, saved, strict=True):
                 parameter.copy_(value)
+
+
+def gradient_norms(
+    model: SinkForCausalLM, probes: Sequence[Probe], *, context_length: int
+) -> list[float]:
+    """How hard each document pulls at the shared weights: L2 norm of the gradient of its mean loss.
+
+    A model pulls less at what it was trained on, so minus this is a membership score (Wang et al.
+    2024, arXiv 2402.17012, section 4.1; OpenUnlearning's GradNorm). Sinks are left out: what they
+    hold is of their own sequence, and erased ones have no gradient.
+
+    Args:
+        model: In eval mode; no gradient is left in it.
+        probes: Documents of two tokens or more, each under its own sinks.
+        context_length: Tokens of a chunk; the gradient is that of the mean over its chunks.
+    """
+    weights = list(model.shared_parameters())
+    found = []
+    for probe in probes:
+        rows = [(probe.sequence_id, chunk) for chunk in chunks(probe.tokens, context_length)]
+        gradients = torch.autograd.grad(_row_loss(model, rows), weights, allow_unused=True)
+        squares = [float(g.double().square().sum()) for g in gradients if g is not None]
+        found.append(sum(squares) ** 0.5)
+    return found
 
 
 @torch.no_grad()

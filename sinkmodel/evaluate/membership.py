@@ -27,6 +27,7 @@ class Attack:
         tpr_at_1_fpr: True positive rate at 1 % false positives (Carlini et al. 2022,
             arXiv 2112.03570, section IV).
         low, high: 95 % bootstrap interval of the AUC; None below `MIN_SAMPLES` of either side.
+        tpr_low, tpr_high: The same of the true positive rate.
     """
 
     score: str
@@ -36,6 +37,8 @@ class Attack:
     tpr_at_1_fpr: float
     low: float | None
     high: float | None
+    tpr_low: float | None
+    tpr_high: float | None
 
 
 def loss_score(token_losses: Floats) -> float:
@@ -81,7 +84,7 @@ def attack(name: str, members: Floats, non_members: Floats, *, seed: int) -> Att
     Raises:
         ValueError: Too few of either, or a score that is not a number: no default AUC exists.
     """
-    from sklearn.metrics import roc_auc_score, roc_curve
+    from sklearn.metrics import roc_auc_score
 
     if len(members) < 2 or len(non_members) < 2:
         raise ValueError(f"{len(members)} members and {len(non_members)} non-members: need 2 each")
@@ -89,23 +92,22 @@ def attack(name: str, members: Floats, non_members: Floats, *, seed: int) -> Att
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     if not np.isfinite(scores).all():
         raise ValueError(f"score {name} is not finite")
-    false_rate, true_rate, _ = roc_curve(labels, scores)
-    low, high = _interval(members, non_members, seed)
+    (low, high), (tpr_low, tpr_high) = _intervals(members, non_members, seed)
     return Attack(
         score=name,
         n_members=len(members),
         n_non_members=len(non_members),
         auc=float(roc_auc_score(labels, scores)),
-        tpr_at_1_fpr=float(true_rate[false_rate <= 0.01].max()),
+        tpr_at_1_fpr=true_positive_rate(members, non_members),
         low=low,
         high=high,
+        tpr_low=tpr_low,
+        tpr_high=tpr_high,
     )
 
 
-def auc(members: Floats, non_members: Floats) -> float:
-    """Share of pairs in which the member scores higher, ties half (Mann & Whitney 1947).
-
-    Equal to scikit-learn's `roc_auc_score`, and fast enough to be resampled.
+def placements(members: Floats, non_members: Floats) -> Floats:
+    """Of each member the share of non-members that score lower, ties half: their mean is the AUC.
 
     Args:
         members, non_members: float64 scores, at least one each.
@@ -113,24 +115,42 @@ def auc(members: Floats, non_members: Floats) -> float:
     ordered = np.sort(non_members)
     below = np.searchsorted(ordered, members, side="left")
     up_to = np.searchsorted(ordered, members, side="right")
-    return float((below + up_to).mean() / (2 * len(ordered)))
+    return (below + up_to) / (2 * len(ordered))
 
 
-def _interval(
-    members: Floats, non_members: Floats, seed: int
-) -> tuple[float, float] | tuple[None, None]:
+def auc(members: Floats, non_members: Floats) -> float:
+    """Share of pairs in which the member scores higher, ties half (Mann & Whitney 1947).
+
+    Equal to scikit-learn's `roc_auc_score`, and fast enough to be resampled.
+    """
+    return float(placements(members, non_members).mean())
+
+
+def true_positive_rate(members: Floats, non_members: Floats, *, at: float = 0.01) -> float:
+    """Share of members above a threshold that at most the share `at` of non-members reaches.
+
+    The greatest true positive rate of scikit-learn's `roc_curve` at that false positive rate. With
+    fewer than 1 / `at` non-members none of them may reach it.
+    """
+    allowed = int(len(non_members) * at)
+    return float((members > np.sort(non_members)[-1 - allowed]).mean())
+
+
+_Interval = tuple[float, float] | tuple[None, None]
+
+
+def _intervals(members: Floats, non_members: Floats, seed: int) -> tuple[_Interval, _Interval]:
+    """95 % bootstrap intervals of the AUC and of the true positive rate."""
     if min(len(members), len(non_members)) < MIN_SAMPLES:
-        return None, None
+        return (None, None), (None, None)
     generator = np.random.default_rng(seed)
-    resampled = [
-        auc(
-            generator.choice(members, len(members)),
-            generator.choice(non_members, len(non_members)),
-        )
-        for _ in range(_RESAMPLES)
-    ]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
+    found = []
+    for _ in range(_RESAMPLES):
+        some = generator.choice(members, len(members))
+        others = generator.choice(non_members, len(non_members))
+        found.append((auc(some, others), true_positive_rate(some, others)))
+    low, high = np.quantile(np.array(found), [0.025, 0.975], axis=0)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 def attacks(

@@ -101,7 +101,7 @@ class Part:
     scored: list[Scored]
 
     def utility(self) -> tuple[float, ...]:
-        """Means of probability and recall, and of 1 - truth ratio (0 at least) where there is one."""
+        """Means of probability, recall and, where there is one, 1 - truth ratio (0 at least)."""
         found = (fmean(self.probability), fmean(self.recall))
         return (*found, fmean(max(0.0, 1.0 - r) for r in self.truth)) if self.truth else found
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from sinkmodel.evaluate import membership
 from sinkmodel.evaluate.attacks import (
     RELEARN_RATE,
     RELEARN_STEPS,
     changed_weights,
+    gradient_norms,
     pruned,
     quantised,
     relearn,
@@ -133,6 +135,15 @@ def attacks() -> tuple[Attack, ...]:
             perform=_misrouted,
         ),
         Attack(
+            name="gradient norm",
+            budget="how hard each document pulls at the shared weights, against reserved ones, "
+            "whichever way that tells them apart",
+            judged="membership_auc_gradnorm",
+            needs="two chosen and two reserved documents",
+            cost=lambda probes: Cost(trained=(len(probes.forgotten) + len(probes.held_out)) // 2),
+            perform=_gradients,
+        ),
+        Attack(
             name=SEQUENTIAL,
             budget=f"forgotten in up to {REQUESTS} requests, one after another",
             judged="exact_memorization",
@@ -227,6 +238,26 @@ def _misrouted(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Ite
         best = np.maximum(best, [float(one.hits.mean()) for one in scored])
     if others:
         yield Outcome(metric="exact_memorization", step=0, values=tuple(best.tolist()))
+
+
+def _gradients(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Iterator[Outcome]:  # noqa: ARG001
+    """Of each document the share of reserved ones that pull harder; their mean is the AUC.
+
+    An AUC far below 0.5 tells as much as one above: who attacks turns the score round.
+    """
+    sides = probes.forgotten, probes.held_out
+    if min(map(len, sides)) < 2:
+        return
+    members, others = (
+        -np.array(
+            gradient_norms(target.model, target.probes(some), context_length=scorer.context_length)
+        )
+        for some in sides
+    )
+    values = membership.placements(members, others)
+    if values.mean() < 0.5:
+        values = 1.0 - values
+    yield Outcome(metric="membership_auc_gradnorm", step=0, values=tuple(values.tolist()))
 
 
 def _one_after_another(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from tiny_models import tiny_model
 from sinkmodel.evaluate.attacks import (
     _row_loss,
     changed_weights,
+    gradient_norms,
     pruned,
     quantised,
     relearn,
@@ -51,6 +53,27 @@ def test_weights_come_back_to_the_bit_also_after_an_error() -> None:
     with pytest.raises(RuntimeError), changed_weights(model, torch.zeros_like):
         torch.zeros(2) @ torch.zeros(3)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_gradient_norm_is_that_of_the_documents_mean_loss() -> None:
+    model, some = tiny_model(), probe(1, length=20)
+    (found,) = gradient_norms(model, [some], context_length=64)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    tokens = torch.from_numpy(some.tokens.astype(np.int64))[None]
+    model(input_ids=tokens, sequence_ids=torch.full_like(tokens, 1), labels=tokens).loss.backward()
+    squares = [p.grad.square().sum() for p in model.shared_parameters() if p.grad is not None]
+    assert found == pytest.approx(float(torch.stack(squares).sum().sqrt()), rel=1e-5)
+    # Along the gradient the loss rises with its norm.
+    losses = []
+    for step in (-1e-4, 1e-4):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            pairs = zip(moved.shared_parameters(), model.shared_parameters(), strict=True)
+            for parameter, other in pairs:
+                if other.grad is not None:
+                    parameter += step * other.grad / found
+        losses.append(score(moved, [some], context_length=64)[0].loss)
+    assert (losses[1] - losses[0]) / 2e-4 == pytest.approx(found, rel=1e-2)
 
 
 def test_relearning_teaches_the_copy_and_leaves_the_model() -> None:

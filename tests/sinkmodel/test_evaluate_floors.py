@@ -18,7 +18,7 @@ import torch
 from sinkmodel.allocation import SinkMap
 from sinkmodel.configuration_sink import SinkConfig
 from sinkmodel.evaluate import membership
-from sinkmodel.evaluate.attacks import relearn, sampled_verbatim
+from sinkmodel.evaluate.attacks import gradient_norms, relearn, sampled_verbatim
 from sinkmodel.evaluate.generation import recite
 from sinkmodel.evaluate.metrics import exact_memorization, extraction_strength, loss_gap_closed
 from sinkmodel.evaluate.probes import Probe
@@ -115,6 +115,12 @@ def attack(model: SinkForCausalLM, name: str) -> membership.Attack:
     return membership.attack(name, values(TRAINED), values(UNSEEN), seed=0)
 
 
+def auc_of_gradients(model: SinkForCausalLM) -> float:
+    norms = (gradient_norms(model, some, context_length=LENGTH) for some in (TRAINED, UNSEEN))
+    members, others = (-np.array(some) for some in norms)
+    return membership.auc(members, others)
+
+
 def auc_of(name: str) -> Callable[[SinkForCausalLM], float]:
     return lambda model: attack(model, name).auc
 
@@ -144,6 +150,7 @@ BOUNDS: dict[str, tuple[Callable[[SinkForCausalLM], float], float, float]] = {
         f"AUC of {name}": (auc_of(name), 0.999, 0.75)
         for name in ("loss", "zlib", "min-k", "min-k++")
     },
+    "AUC of gradient norm": (auc_of_gradients, 0.999, 0.75),
     "TPR at 1 % FPR": (lambda m: attack(m, "loss").tpr_at_1_fpr, 0.999, 0.4),
     "truth ratio, 1 - R": (lambda m: fmean(1 - r for r in truth_ratios(m)), 0.99, 0.3),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from sinkmodel.evaluate import membership, metrics
 
@@ -114,9 +114,29 @@ def test_auc_is_the_share_of_pairs_won(members: list[int], others: list[int]) ->
     assert found == pytest.approx(roc_auc_score(labels, members + others))
 
 
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.99]),
+)
+def test_true_positive_rate_is_that_of_the_roc_curve(
+    members: list[int], others: list[int], at: float
+) -> None:
+    labels = [1] * len(members) + [0] * len(others)
+    false, true, _ = roc_curve(labels, members + others, drop_intermediate=False)
+    found = membership.true_positive_rate(np.array(members, float), np.array(others, float), at=at)
+    assert found == pytest.approx(true[false <= at].max())
+
+
+def test_placements_by_hand() -> None:
+    found = membership.placements(np.array([3.0, 1.0, -1.0]), np.array([2.0, 1.0]))
+    assert found.tolist() == [1.0, 0.25, 0.0]
+
+
 def test_membership_interval_wants_five_of_each() -> None:
     few = membership.attack("x", np.arange(4.0), np.arange(10.0), seed=0)
     assert (few.low, few.high) == (None, None)
+    assert (few.tpr_low, few.tpr_high) == (None, None)
     enough = membership.attack("x", np.arange(5.0), np.arange(10.0), seed=0)
     assert enough.low is not None
     assert enough.high is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -78,7 +80,8 @@ def test_a_text_that_was_not_erased_comes_back(
 ) -> None:
     for module in (controls, attacking, suite):
         monkeypatch.setattr(module, "zeroed", controls.reactivated)
-    names = ("sinks on again", "8 bit", "sequential requests", "sampling at 0.7", "relearning half")
+    names = ("sinks on again", "8 bit", "gradient norm", "sequential requests", "sampling at 0.7")
+    names = (*names, "relearning half")
     some = [attack for attack in suite.attacks() if attack.name in names]
     monkeypatch.setattr(attacking, "attacks", lambda: some)
     found = by_attack(evaluate(request(world)))
@@ -213,14 +216,18 @@ def test_the_page_says_attack_budget_and_verdict(
          "--documents", str(asked.most)],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "36 attacks; those not done yet take about 0 s" in result.stderr
+    assert "38 attacks; those not done yet take about 0 s" in result.stderr
     line = r"8 bit \(all weights rounded to 8 bits\): not recovered[^;]*; exact memorization"
     assert re.search(line, result.stdout)
     page = (out / "EVALUATION.html").read_text()
     assert page.count('class="band"') == 3
     assert structure_faults(page) == []
     assert "A verdict is about this attack at this budget" in page
-    assert pq.read_table(out / "attacks.parquet").equals(attacked[0].attacks)
+    table = pq.read_table(out / "attacks.parquet")
+    assert table.equals(attacked[0].attacks)
+    with (out / "attacks.csv").open(newline="") as file:
+        lists = [json.loads(line["values"]) for line in csv.DictReader(file)]
+    assert lists == table["values"].to_pylist()
     now = {path.name: sha256_file(path) for path in world.run.iterdir() if path.is_file()}
     assert now == before
 

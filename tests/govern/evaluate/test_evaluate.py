@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -61,6 +62,10 @@ def test_the_figures_are_those_of_a_text_known_by_heart(evaluated: Path) -> None
     # An attacker tells the run's own texts from reserved ones, and no longer once they are erased.
     assert value["membership_auc_loss", "chosen", "before"]["value"] == 1.0
     assert value["membership_auc_loss", "chosen", "erased"]["value"] < 0.95
+    # Five members and seven others: at 1 % false positives none of the others may be taken for one.
+    rate = value["membership_tpr_loss", "chosen", "before"]
+    assert (rate["value"], rate["low"], rate["high"]) == (1.0, 1.0, 1.0)
+    assert value["membership_tpr_loss", "chosen", "erased"]["value"] < 1.0
     loss = value["loss", "chosen:strict", "before"]
     assert loss["n"] == 5
     assert loss["low"] <= loss["value"] <= loss["high"]
@@ -70,6 +75,19 @@ def test_the_figures_are_those_of_a_text_known_by_heart(evaluated: Path) -> None
     assert {d["phase"] for d in documents if d["group"] == "chosen"} == {
         *("before", "erased", "backbone", "placebo", "wrong", "routed", "reference")
     }
+
+
+def test_every_number_is_also_in_csv_and_in_duckdb(evaluated: Path) -> None:
+    for name in ("metrics", "documents"):
+        files = (
+            f"read_csv('{evaluated}/{name}.csv', allow_quoted_nulls=false)",
+            f"'{evaluated}/{name}.parquet'",
+        )
+        csv, parquet = (
+            duckdb.sql(f"SELECT * FROM {file} ORDER BY ALL").fetchall() for file in files
+        )
+        assert csv == parquet
+        assert csv
 
 
 def test_the_page_loads_nothing_and_shows_its_charts(evaluated: Path) -> None:
