@@ -18,6 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from govern.evaluate.question_file import QuestionFile
+from govern.evaluate.tables import MINE, OTHERS
 from manifests.files import atomic_write
 from sinkmodel.evaluate.metrics import Estimate, bootstrap_mean
 from sinkmodel.evaluate.questions import (
@@ -35,7 +36,6 @@ from sinkmodel.evaluate.unlearning_scores import forget_quality
 if TYPE_CHECKING:
     from sinkmodel.evaluate.measure import Subject
 
-MINE, OTHERS = "questions", "other questions"
 _FORMAT = "memsinks-govern answers v1"
 _FIGURES = ("probability", "recall", "truth")  # of a `Part`, a number for each question
 _UTILITY = "harmonic mean of probability, recall and, if there is one, 1 - truth ratio (TOFU)"

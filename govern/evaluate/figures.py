@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from govern.evaluate.tables import MINE
 from sinkmodel.evaluate.suite import ERASED, REFERENCE, SEQUENTIAL
 
 PHASES = {
@@ -23,6 +24,11 @@ _HEAD_METRICS = {
     "exact_memorization": "tokens predicted right",
     "extraction_strength": "extraction strength",
     "extraction_50_50": "recited exactly, 50 tokens after 50",
+}
+_HEAD_QUESTIONS = {
+    "answer_recall": "tokens of the answers predicted right",
+    "truth_ratio": "truth ratio, wrong over right",
+    "forget_quality": "forget quality; told from never trained below 0.05",
 }
 _COUNTS = ("metrics_not_measured", "interval_missing")  # said in words elsewhere
 
@@ -66,15 +72,18 @@ class Request:
 
 
 def heads(metrics: pa.Table) -> list[Block]:
-    """What a reader asks for first, of each group of chosen documents."""
-    chosen = [row for row in metrics.to_pylist() if row["group"].startswith("chosen:")]
-    return [_block(group, rows, _HEAD, _HEAD_METRICS) for group, rows in _by_group(chosen).items()]
+    """What a reader asks for first: of each group of chosen documents, and of questions on them."""
+    rows = metrics.to_pylist()
+    chosen = [row for row in rows if row["group"].startswith("chosen:")]
+    found = [_block(group, mine, _HEAD, _HEAD_METRICS) for group, mine in _by_group(chosen).items()]
+    asked = [row for row in rows if row["group"] == MINE]
+    return [*found, _block(MINE, asked, _HEAD, _HEAD_QUESTIONS)] if asked else found
 
 
 def blocks(metrics: pa.Table) -> list[Block]:
     """Every metric that was measured in more than one phase."""
     rows = metrics.to_pylist()
-    several = [row for row in rows if _several(rows, row)]
+    several = [row for row in rows if _several(rows, row) and row["metric"] not in _COUNTS]
     return [
         _block(group, mine, PHASES, dict.fromkeys(row["metric"] for row in mine))
         for group, mine in _by_group(several).items()

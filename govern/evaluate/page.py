@@ -22,9 +22,17 @@ from govern.evaluate.evaluating import Evaluation
 from govern.evaluate.figures import PHASES, blocks, comparisons, heads, requests
 from govern.evaluate.probing import COPIES_OF_CHOSEN
 from govern.evaluate.relearning_chart import relearning_charts
+from govern.evaluate.tables import MINE, OTHERS
 from manifests.sequence_id import format_id
 
 _CURVES = {"before": "before", "erased": "erased in memory", "reference": "never trained"}
+_TITLES = {
+    "kept": "Kept documents",
+    "held-out": "Reserved documents, which no training saw",
+    "chosen": "Chosen against reserved documents",
+    MINE: "Questions about chosen documents",
+    OTHERS: "All other questions",
+}
 _FINDINGS = (
     ("loss", "before", "mean loss under their own sinks {}, nats per token"),
     ("loss", "backbone", "mean loss with all sinks off {}"),
@@ -34,6 +42,12 @@ _FINDINGS = (
     ("extraction_50_50", "erased", "recited exactly once erased: {}"),
     ("loss_gap_closed", "erased", "erasing them would close {} of the loss gap"),
     ("kept_copy_share", "erased", "worst document: a kept sequence gives back {} of its recall"),
+)
+_FINDINGS_OF_QUESTIONS = (
+    ("answer_recall", "before", "tokens of the answers predicted right {}"),
+    ("answer_recall", "erased", "tokens of the answers predicted right once erased {}"),
+    ("truth_ratio", "erased", "truth ratio once erased {}"),
+    ("forget_quality", "erased", "forget quality once erased {}"),
 )
 
 
@@ -50,6 +64,7 @@ def render_page(evaluation: Evaluation) -> str:
             style=(files("govern.audit") / "templates" / "report.css").read_text("utf-8"),
             gaps=gaps(evaluation),
             phases=PHASES,
+            titles=_TITLES,
             heads=heads(evaluation.metrics),
             blocks=blocks(evaluation.metrics),
             comparisons=comparisons(evaluation.metrics),
@@ -71,13 +86,15 @@ def findings(evaluation: Evaluation) -> list[str]:
     """The figures that a reader asks for first, a line each."""
     rows = evaluation.metrics.to_pylist()
     found = []
-    for group in sorted({row["group"] for row in rows if row["group"].startswith("chosen:")}):
+    groups = {row["group"] for row in rows}
+    told = [(group, _FINDINGS) for group in sorted(groups) if group.startswith("chosen:")]
+    for group, wanted in [*told, (MINE, _FINDINGS_OF_QUESTIONS)]:
         by_name = {(r["metric"], r["phase"]): r for r in rows if r["group"] == group}
         name = group.removeprefix("chosen:")
         found += [
             f"{name}: {text.format(_value(by_name[metric, phase]))}; "
             f"n = {by_name[metric, phase]['n']}"
-            for metric, phase, text in _FINDINGS
+            for metric, phase, text in wanted
             if (metric, phase) in by_name
         ]
     found += gaps(evaluation)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sinkmodel.evaluate.measure import Measurement
     from sinkmodel.evaluate.rows import Before, Measured, Scored
 
+MINE, OTHERS = "questions", "other questions"  # groups: those about chosen documents, and others
 METRICS = pa.schema(
     [
         *((name, pa.string()) for name in ("metric", "group", "phase")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from evaluate_world import STRICT, EvaluateWorld, prose
+from page_structure import structure_faults
 
 from govern.cli import cli
 from govern.evaluate.question_file import read_questions
@@ -99,9 +101,12 @@ def test_other_questions_are_answered_as_before(asked: Path) -> None:
 
 def test_the_page_shows_them(asked: Path) -> None:
     page = (asked / "out" / "EVALUATION.html").read_text()
-    assert "Questions about chosen documents" in page
-    assert "All other questions" in page
-    assert "forget quality" in page
+    assert structure_faults(page) == []
+    assert page.count("Questions about chosen documents") == 2  # in short, and with every figure
+    assert page.count("All other questions") == 1
+    summary = (asked / "out" / "summary.md").read_text()
+    (line,) = re.findall(r"- questions: forget quality once erased ([0-9.]+); n = 20", summary)
+    assert float(line) > 0.05
 
 
 def test_asked_again_nobody_is_asked(

@@ -188,6 +188,8 @@ def test_tables_of_the_page_by_hand() -> None:
             row("loss", "kept", "before", 4.0),
             row("loss", "kept", "erased", 5.0),
             row("interval_missing", "chosen:private", "erased", 0.0),
+            row("metrics_not_measured", "report", "before", 0.0),
+            row("metrics_not_measured", "report", "erased", 0.0),
         ]
     )
     private, kept = blocks(metrics)
