@@ -22,6 +22,13 @@ def readme_commands() -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("govern ")]
 
 
+def page_commands() -> list[str]:
+    """Every indented `govern …` line of the pages for users."""
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
+    return re.findall(r"^ {4}(govern (?!demo$).+)$", text, flags=re.MULTILINE)
+
+
 def test_command_reference_is_current() -> None:
     spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
     assert spec is not None
@@ -34,10 +41,11 @@ def test_command_reference_is_current() -> None:
 
 def test_readme_shows_commands() -> None:
     assert len(readme_commands()) >= 9
+    assert len(page_commands()) >= 5
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_commands_parse(line: str) -> None:
+@pytest.mark.parametrize("line", sorted({*readme_commands(), *page_commands()}))
+def test_shown_commands_parse(line: str) -> None:
     """Names, options and arguments exist; nothing is executed."""
     arguments = shlex.split(line)[1:]
     context = click.Context(cli, info_name="govern")

@@ -11,8 +11,9 @@ measure      the default measurement: before, after, and the controls
 comparisons  phases set against one another: what thresholds are about
 rows         all of it as rows; what could not be measured among them
 archive      scores as bytes
-attacks      weights quantised or pruned, sampling, relearning
+attacks      weights quantised or pruned, gradients, sampling, relearning
 suite        those, prompts and sequential requests, with budgets, as tasks
+questions    questions with answers: recall, truth ratio, TOFU's utility
 compression  the shortest prompt that makes a model say a text
 baselines    objectives of post-hoc unlearning, to compare with
 unlearning_scores  truth ratio, forget quality, PrivLeak
