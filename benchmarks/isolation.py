@@ -3,6 +3,7 @@
     python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --arm private-8 --seed 0
     python benchmarks/isolation.py STORIES.jsonl.zst --work DIR --table --plot isolation.svg
 
+`--plant` writes the corpus alone, DIR/corpus.jsonl, for whoever goes on with the command line.
 `--size 2m` and `--size 8m` take larger models, `--open N` fewer open stories, `--set` the rest.
 100 stories stand in the corpus 48 times each, among thousands of single ones; half of the repeated
 stories are then forgotten by zeroing their blocks. An arm is one training; its figures are kept in
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("stories", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--arm", type=arm_name)
+    parser.add_argument("--plant", action="store_true")
     parser.add_argument("--size", choices=SIZES, default="0.5m")
     parser.add_argument("--open", type=int, default=REPEATED // 2)
     parser.add_argument("--seed", type=int, default=0)
@@ -233,6 +235,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="SVG")
     arguments = parser.parse_args()
+    if arguments.plant:
+        plant(arguments.stories, arguments.work, COPIES)
     if arguments.arm:
         run_arm(arguments)
     rows = results(arguments.work) if arguments.table or arguments.plot else []
