@@ -244,7 +244,7 @@ class _Questions:
             self._asking = Asking(
                 file=asked.questions,
                 chosen=frozenset(asked.probes.policies),
-                known=frozenset(asked.run.model.sink_map.sequence_ids.tolist()),
+                known=_routable(asked),
                 tokenizer=asked.run.tokenizer,
                 template=TEMPLATE if template is None else template,
                 longest=asked.run.context_length,
@@ -268,6 +268,12 @@ class _Questions:
             from govern.evaluate.asking import question_rows
 
             yield from question_rows(self._asking, self._phases)
+
+
+def _routable(asked: _Asked) -> frozenset[int]:
+    """Sequences whose sinks a question may be asked under: not those that were forgotten before."""
+    sink_map = asked.run.model.sink_map
+    return frozenset(sink_map.sequence_ids[sink_map.active].tolist()).union(asked.probes.policies)
 
 
 def _attack(

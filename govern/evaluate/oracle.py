@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from govern.evaluate.evaluating import EvaluateRequest, choose
+from govern.evaluate.question_file import read_questions
 from govern.forget.run_view import read_run, require_trained_on
 from govern.ids.texts import read_texts
 from manifests import Manifest, open_manifest
@@ -59,12 +60,15 @@ def plan_oracle(request: EvaluateRequest, out: Path) -> Oracle:
         ManifestError: Sequences, documents or policies have changed since the run was trained, so
             that no training could give a run that differs in the chosen sequences alone.
         SelectionError: The run was trained on none of the documents.
+        InputError: A question file that cannot be used.
     """
     from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
     from sinkmodel.tokens import trainable_documents
 
     manifest = open_manifest(request.manifest)
     require_trained_on(read_run(request.run), manifest)
+    if request.questions is not None:
+        read_questions(request.questions, manifest)  # a broken line should not cost a training
     sink_map = SinkMap.read(request.run / SINK_MAP_FILE)
     record = read_record(request.run)
     chosen, _ = choose(manifest, sink_map, request.where)

@@ -16,10 +16,13 @@ from evaluate_world import STRICT, EvaluateWorld, prose
 from page_structure import structure_faults
 
 from govern.cli import cli
+from govern.evaluate.evaluating import EvaluateRequest, evaluate
 from govern.evaluate.question_file import read_questions
 from manifests.errors import GovernError, InputError
+from manifests.sequence_id import format_id
 
 WHERE = "doc_id LIKE 'strict-%'"
+RECALL = ("answer_recall", "before")
 ASKED = {"doc_id": "strict-0", "question": "q", "answer": "a"}
 
 
@@ -127,6 +130,26 @@ def test_asked_again_nobody_is_asked(
     assert (asked / "out" / "metrics.parquet").read_bytes() == before
     other = govern(world, asked / "out", *again)
     assert isinstance(other.exception, AssertionError)  # another template is another question
+
+
+def test_a_question_on_what_was_forgotten_before_is_asked_with_sinks_off(
+    world: EvaluateWorld, tmp_path: Path
+) -> None:
+    run = world.copy(tmp_path / "run")
+    (run / "forgotten.txt").write_text(format_id(world.sequence("strict-2")) + "\n")
+    rows = [question(name, begin) for name in ("strict-0", "strict-2") for begin in (0, 15)]
+    file = write(tmp_path / "q.jsonl", rows)
+    asked = EvaluateRequest(
+        run=run,
+        manifest=world.base / "manifest",
+        where="doc_id = 'strict-0'",
+        questions=file,
+        template="{question}",
+    )
+    rows = evaluate(asked).metrics.to_pylist()
+    recall = {r["group"]: r["value"] for r in rows if (r["metric"], r["phase"]) == RECALL}
+    assert recall["questions"] > 0.9
+    assert recall["other questions"] < 0.4
 
 
 def test_what_cannot_be_told_is_said(world: EvaluateWorld, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from evaluate_world import STRICT, EvaluateWorld
 from govern.cli import cli
 from govern.evaluate.evaluating import EvaluateRequest
 from govern.evaluate.oracle import plan_oracle, train_oracle
-from manifests.errors import ManifestError, TrainingError
+from manifests.errors import InputError, ManifestError, TrainingError
 from manifests.files import sha256_file
 from manifests.writer import set_policy
 from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
@@ -133,6 +133,13 @@ def test_a_manifest_that_is_no_longer_what_was_trained_on_is_refused(
         "trained beside it, found 1 other sequences that were added, forgotten or given another "
         "policy; give a manifest of that state, or a reference of your own with --reference"
     )
+
+
+def test_a_broken_question_costs_no_training(world: EvaluateWorld, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("{")
+    asked = replace(request(world), questions=tmp_path / "q.jsonl")
+    with pytest.raises(InputError, match="line 1: expected JSON"):
+        plan_oracle(asked, tmp_path)
 
 
 def test_only_one_reference_is_asked_for(world: EvaluateWorld, tmp_path: Path) -> None:
