@@ -159,13 +159,19 @@ def test_the_baseline_to_compare_with_is_the_cheapest_that_is_not_told_apart(
     random = np.random.default_rng(0)
     never = random.uniform(0.5, 1.5, 400)
 
-    def row(arm: str, seconds: float, shift: float, kept: float, seed: int = 0) -> dict[str, Any]:
+    def row(
+        arm: str, seconds: float, shift: float, kept: float, seed: int = 0, recall: float = 0.9
+    ) -> dict[str, Any]:
         found = {"arm": arm, "set": "forget10", "seed": seed, "rate": 1e-3, "step": 10}
         found |= {"seconds": seconds, "truth": (never + shift).tolist(), "kept_utility": kept}
+        found |= {
+            "relearning": curve(recall),
+            "membership": {"forget10": {"loss": [0.5, 0.4, 0.6]}},
+        }
         return found | {"stops": stops(0.0), "standard": seed}
 
-    oracles = [{"arm": "retain90", "seed": s, "truth": never, "seconds": 300.0} for s in (0, 1)]
-    before = [{"arm": "standard", "seed": seed, "kept_utility": 0.3} for seed in (0, 1)]
+    oracles = [row("retain90", 300.0, 0.0, 0.3, seed=s, recall=0.5) for s in (0, 1)]
+    before = [row("standard", 0.0, -0.4, 0.3, seed=seed) for seed in (0, 1)]
     cost = {"arm": "cost", "set": "forget10", "seed": 0, "seconds": 0.5, "zeroing": 0.1}
     rows = [
         *(*oracles, *before, cost),
@@ -173,12 +179,22 @@ def test_the_baseline_to_compare_with_is_the_cheapest_that_is_not_told_apart(
         row("NPO", 30.0, -0.4, 0.25, seed=1),
         row("gradient difference", 5.0, 0.01, 0.08),
         row("gradient ascent", 1.0, -0.4, 0.3),
+        row("SimNPO", 60.0, 0.0, 0.25, recall=0.4),
     ]
     best, value = study.table.cheapest_alike(rows, "forget10")
     assert best["arm"] == "gradient difference"
     assert value > study.table.SAME
-    assert study.table.cheapest_alike(rows, "forget10", keeping=0.5)[0]["arm"] == "NPO"
-    assert study.table.cheapest_alike(rows, "forget10", keeping=0.9) is None
+
+    def cheapest(**wanted: Any) -> str | None:
+        found = study.table.cheapest_alike(rows, "forget10", study.table.Wanted(**wanted))
+        return None if found is None else str(found[0]["arm"])
+
+    assert cheapest(keeping=0.5) == "NPO"
+    assert cheapest(keeping=0.9) is None
+    # What relearning brings back from NPO lies above the oracles' band; SimNPO's does not.
+    assert cheapest(keeping=0.5, everywhere=True) == "SimNPO"
+    rows[-1]["membership"]["forget10"]["loss"][0] = 0.61
+    assert cheapest(everywhere=True) is None
     assert study.table.cheapest_alike(rows, "forget05") is None
     assert study.table.cost_lines(rows, "forget10") == [
         "- a signed forget in place: 0.50 CPU s",
@@ -187,10 +203,27 @@ def test_the_baseline_to_compare_with_is_the_cheapest_that_is_not_told_apart(
         "- the cheapest baseline that reaches a forget quality of 0.05: gradient difference at "
         "0.001, seed 0, 10 steps, 5.0 CPU s (1; in 1 of 1 seeds; kept utility 0.080): 10 times the "
         "signed forget, 50 the zeroing",
-        "- the cheapest baseline that reaches a forget quality of 0.05, keeping 50% of the kept "
+        "- the cheapest baseline that reaches a forget quality of 0.05, keeping half of the kept "
         "utility or more: NPO at 0.001, seed 0, 10 steps, 40.0 CPU s (1; in 1 of 2 seeds; kept "
         "utility 0.250): 80 times the signed forget, 400 the zeroing",
+        "- no baseline reaches a forget quality of 0.05, the oracle's membership interval and its "
+        "relearning band, keeping half",
     ]
+
+
+def test_a_set_that_passes_with_nothing_forgotten_is_said(study: SimpleNamespace) -> None:
+    never = np.random.default_rng(0).uniform(0.5, 1.5, 400).tolist()
+    changed = [ratio - 0.5 for ratio in never[:200]] + never[200:]
+    rows = [
+        {"arm": "retain90", "seed": 0, "truth": never, "seconds": 1.0},
+        {"arm": "retain95", "seed": 0, "truth": never, "seconds": 1.0},
+        {"arm": "standard", "seed": 0, "truth": changed},
+    ]
+    told = "- the standard model, with nothing forgotten, has a forget quality of 0.05 or more"
+    assert study.table.untouched(rows, "forget10")[0] < 1e-6
+    assert not any(line.startswith(told) for line in study.table.cost_lines(rows, "forget10"))
+    (line,) = [x for x in study.table.cost_lines(rows, "forget05") if x.startswith(told)]
+    assert line == f"{told} in 1 of 1 seeds: there it tells nothing apart"
 
 
 def test_strict_arms_are_compared_with_the_run_that_never_had_the_sinks(
