@@ -74,11 +74,12 @@ def changed_weights(
 def gradient_norms(
     model: SinkForCausalLM, probes: Sequence[Probe], *, context_length: int
 ) -> list[float]:
-    """How hard each document pulls at the shared weights: L2 norm of the gradient of its mean loss.
+    """How hard each document pulls at the shared weights: norm of the gradient of its mean loss.
 
-    A model pulls less at what it was trained on, so minus this is a membership score (Wang et al.
-    2024, arXiv 2402.17012, section 4.1; OpenUnlearning's GradNorm). Sinks are left out: what they
-    hold is of their own sequence, and erased ones have no gradient.
+    What a model was trained on pulls less, so minus this is a membership score (Wang et al. 2024,
+    arXiv 2402.17012). As OpenUnlearning's GradNorm has it with p = 2: the mean over parameter
+    tensors of each one's L2 norm. Sinks are left out: what they hold is of their own sequence, and
+    erased ones have no gradient.
 
     Args:
         model: In eval mode; no gradient is left in it.
@@ -90,8 +91,8 @@ def gradient_norms(
     for probe in probes:
         rows = [(probe.sequence_id, chunk) for chunk in chunks(probe.tokens, context_length)]
         gradients = torch.autograd.grad(_row_loss(model, rows), weights, allow_unused=True)
-        squares = [float(g.double().square().sum()) for g in gradients if g is not None]
-        found.append(sum(squares) ** 0.5)
+        norms = [float(g.double().norm()) for g in gradients if g is not None]
+        found.append(sum(norms) / len(norms))
     return found
 
 

@@ -47,8 +47,12 @@ def loss_score(token_losses: Floats) -> float:
 
 
 def zlib_score(token_losses: Floats, text: bytes) -> float:
-    """Minus total loss over zlib size (Carlini et al. 2021, arXiv 2012.07805, section 5.2)."""
-    return -float(token_losses.sum()) / len(zlib.compress(text))
+    """Minus mean loss over zlib size (Carlini et al. 2021, arXiv 2012.07805, section 5.2).
+
+    The log of the perplexity is the *mean* loss there, and in OpenUnlearning, so longer texts score
+    higher: members and non-members should be of like length.
+    """
+    return -float(token_losses.mean()) / len(zlib.compress(text))
 
 
 def min_k_score(token_losses: Floats, share: float = MIN_K_SHARE) -> float:

@@ -218,7 +218,7 @@ def _membership_scores(probes: Sequence[Probe], scored: Scored) -> dict[str, np.
 def privacy_rows(
     erased: Iterable[Measured], retrained: Iterable[Measured | NotMeasured]
 ) -> Iterator[Measured | NotMeasured]:
-    """PrivLeak: the AUC of Min-K% after erasing, relative to that of a model never trained on it.
+    """PrivLeak: 1 - the AUC of Min-K% after erasing, relative to a model never trained on it.
 
     Args:
         erased: Rows of the erased run.
@@ -228,12 +228,12 @@ def privacy_rows(
     after = [row for row in erased if (row.metric, row.phase) == (name, "after")]
     never = [row for row in retrained if isinstance(row, Measured) and row.metric == name]
     for one, other in zip(after, never, strict=False):
-        if other.estimate.value == 0:
-            why = "it is relative to the reference's AUC, which is 0"
+        if other.estimate.value == 1:
+            why = "it is relative to 1 - the reference's AUC, which is 0"
             yield NotMeasured(metric="privacy_leakage", group=one.group, why=why)
         else:
             value = privacy_leakage(one.estimate.value, other.estimate.value)
-            note = "relative to the reference; 0 is none, above 0 the texts still look trained on"
+            note = "per cent; 0 is none, below 0 the texts still look trained on"
             estimate = _plain(one.estimate.n, value)
             yield replace(one, metric="privacy_leakage", estimate=estimate, note=note)
 

@@ -13,10 +13,11 @@ from scipy.stats import ks_2samp
 
 
 def truth_ratio(right: float, wrong: Sequence[float]) -> float:
-    """Mean probability of perturbed answers over that of the paraphrased right one.
+    """Probability of perturbed answers over that of the paraphrased right one.
 
-    TOFU (Maini et al. 2024, arXiv 2401.06121, section 2.2.2, equation 1): probabilities are
-    normalised by length, exp(-mean token loss).
+    As OpenUnlearning and TOFU's own code have it (Maini et al. 2024, arXiv 2401.06121, section
+    2.2.2): each probability is normalised by length, exp(-mean token loss), and that of several
+    perturbed answers is their geometric mean. (Equation 1 of the paper has the arithmetic one.)
 
     Args:
         right: Mean loss of the paraphrased right answer, nats per token.
@@ -27,7 +28,7 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
     """
     if not len(wrong) or not np.isfinite([right, *wrong]).all():
         raise ValueError("truth ratio wants a finite loss of the right and of each wrong answer")
-    return float(np.exp(-np.asarray(wrong)).mean() / np.exp(-right))
+    return float(np.exp(right - np.mean(wrong)))
 
 
 def forget_quality(unlearned: Sequence[float], retained: Sequence[float]) -> float:
@@ -47,14 +48,15 @@ def forget_quality(unlearned: Sequence[float], retained: Sequence[float]) -> flo
 
 
 def privacy_leakage(auc: float, auc_retrained: float) -> float:
-    """PrivLeak of MUSE (Shi et al. 2024, arXiv 2407.06460, section 3.1): relative change of AUC.
+    """PrivLeak, per cent (MUSE, Shi et al. 2024, arXiv 2407.06460, section 3.1; OpenUnlearning).
 
-    Here the AUC is that of Min-K% with *members scoring higher* (0.5 is blind). Above 0: the
-    forgotten documents still look more like members than under retraining; below 0: over-forgotten.
+    The relative change of 1 - AUC towards a retrained model, the AUC being that of Min-K% with
+    *members scoring higher*. 0 is no leak; **below** 0 the documents still look trained on, -100
+    like members without doubt; above 0 they look less familiar than unseen ones.
 
     Raises:
-        ValueError: `auc_retrained` is 0.
+        ValueError: `auc_retrained` is 1: nothing to be relative to.
     """
-    if auc_retrained == 0:
-        raise ValueError("PrivLeak is relative to the retrained model's AUC, which is 0")
-    return (auc - auc_retrained) / auc_retrained
+    if auc_retrained == 1:
+        raise ValueError("PrivLeak is relative to 1 - the retrained model's AUC, which is 0")
+    return 100.0 * (auc_retrained - auc) / (1.0 - auc_retrained)

@@ -214,6 +214,7 @@ def test_scores_relative_to_retraining(models: Mapping[str, SinkForCausalLM]) ->
     # Training elsewhere spreads the ratios around 1; being told apart for that is no knowledge.
     assert forget_quality(ratios["untrained"], ratios["never"]) > 1e-3
     aucs = {kind: attack(model, "min-k").auc for kind, model in models.items()}
-    assert privacy_leakage(aucs["by heart"], aucs["never"]) > 0.3
+    # -100: every text looks like a member. With 12 texts chance alone is worth tens of per cent.
+    assert privacy_leakage(aucs["by heart"], aucs["never"]) < -99
     assert privacy_leakage(aucs["never"], aucs["never"]) == 0.0
-    assert abs(privacy_leakage(aucs["untrained"], aucs["never"])) < 0.5
+    assert abs(privacy_leakage(aucs["untrained"], aucs["never"])) < 60

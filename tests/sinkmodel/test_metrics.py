@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -100,6 +101,19 @@ def test_membership_by_hand() -> None:
     assert found.tpr_at_1_fpr == 0.5
     blind = membership.attack("x", np.ones(5), np.ones(5), seed=0)
     assert blind.auc == 0.5
+
+
+def test_membership_scores_by_hand() -> None:
+    """OpenUnlearning's, with their signs turned: here a larger score looks more like a member."""
+    losses, text = np.array([1.0, 2.0, 3.0, 6.0]), b"abc"
+    assert membership.loss_score(losses) == -3.0
+    assert membership.zlib_score(losses, text) == -3.0 / len(zlib.compress(text))
+    # The least likely half: 3 and 6; of a tenth of four tokens one is taken.
+    assert membership.min_k_score(losses, 0.5) == -4.5
+    assert membership.min_k_score(losses, 0.1) == -6.0
+    # Log-probabilities -1, -2, -3, -6 by means -2 and deviations 1, 1, 1, 2: 1, 0, -1, -2.
+    means, deviations = np.full(4, -2.0), np.array([1.0, 1.0, 1.0, 2.0])
+    assert membership.min_k_plus_score(losses, means, deviations, 0.5) == -1.5
 
 
 @given(

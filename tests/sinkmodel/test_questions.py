@@ -82,8 +82,8 @@ def test_truth_ratio_and_probability_by_hand(monkeypatch: pytest.MonkeyPatch) ->
     one = Question(owner=1, question="?", answer=ANN.answer, right=ANN.right, wrong=ANN.wrong[:1])
     own = ask(model, tokenizer, [ANN, bare, one], lambda _: 0)
     assert own.probability == pytest.approx([0.5, 0.5, 0.5])
-    # (1/8 + 3/8) / 2 over 1/4 is 1; of the first false answer alone it is 1/2. TOFU, equation 1.
-    assert own.truth == pytest.approx([1.0, 0.5])
+    # The geometric mean of 1/8 and 3/8 over 1/4; of the first false answer alone it is 1/2.
+    assert own.truth == pytest.approx([math.sqrt(3 / 64) * 4, 0.5])
     assert own.recall == [0.5, 0.5, 0.5]
     among = ask(model, tokenizer, [ANN, bare], lambda _: 0, among=True)
     # Of the answer and the false ones: 1/2 of 1/2 + 1/8 + 3/8.
