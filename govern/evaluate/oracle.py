@@ -23,7 +23,7 @@ from govern.evaluate.question_file import read_questions
 from govern.forget.run_view import read_run, require_trained_on
 from govern.ids.texts import read_texts
 from manifests import Manifest, open_manifest
-from manifests.errors import ManifestError, TrainingError
+from manifests.errors import ManifestError, SelectionError, TrainingError
 from manifests.sequence_id import parse_id
 from sinkmodel.run_record import RECORD, read_record
 
@@ -59,7 +59,7 @@ def plan_oracle(request: EvaluateRequest, out: Path) -> Oracle:
     Raises:
         ManifestError: Sequences, documents or policies have changed since the run was trained, so
             that no training could give a run that differs in the chosen sequences alone.
-        SelectionError: The run was trained on none of the documents.
+        SelectionError: The run was trained on none of the documents, or on no others.
         InputError: A question file that cannot be used.
     """
     from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
@@ -80,11 +80,16 @@ def plan_oracle(request: EvaluateRequest, out: Path) -> Oracle:
         (request.run / RECORD).read_bytes() + json.dumps(sorted(without)).encode()
     ).hexdigest()
     path = out / f"oracle-{name[:16]}"
+    documents = trainable_documents(manifest, excluded).num_rows
+    if not documents:
+        raise SelectionError(
+            "documents of the oracle",
+            expected="some that the run was trained on and that are not chosen",
+            found="none: every document is chosen",
+            remedy="choose fewer with --where, or leave out --oracle",
+        )
     return Oracle(
-        path=path,
-        without=without,
-        documents=trainable_documents(manifest, excluded).num_rows,
-        trained=(path / RECORD).is_file(),
+        path=path, without=without, documents=documents, trained=(path / RECORD).is_file()
     )
 
 
@@ -112,9 +117,12 @@ def train_oracle(
         return oracle.path
     manifest = open_manifest(request.manifest)
     record = read_record(request.run)
+    # Resolved, as a training that goes on must have the same configuration wherever it is begun.
+    tokenizer = str(request.run.resolve())
     config = dataclasses.replace(
-        TrainConfig.from_json(record["config"]), tokenizer=str(request.run), tracker="none"
+        TrainConfig.from_json(record["config"]), tokenizer=tokenizer, tracker="none"
     )
+    work = oracle.path.parent / f".{oracle.path.name}.training"
     try:
         return train(
             manifest,
@@ -123,10 +131,12 @@ def train_oracle(
             config,
             recipe=str(record["recipe"]),
             exclude=oracle.without | _left_out(record),
-            resume=bool(saves_in(oracle.path.parent / f".{oracle.path.name}.training")),
+            resume=bool(saves_in(work)),
             report=report,
         )
     except TrainingError as error:
+        if not saves_in(work):
+            raise
         raise TrainingError(
             f"the oracle {oracle.path}",
             expected=error.expected,

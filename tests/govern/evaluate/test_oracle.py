@@ -16,7 +16,7 @@ from evaluate_world import STRICT, EvaluateWorld
 from govern.cli import cli
 from govern.evaluate.evaluating import EvaluateRequest
 from govern.evaluate.oracle import plan_oracle, train_oracle
-from manifests.errors import InputError, ManifestError, TrainingError
+from manifests.errors import InputError, ManifestError, SelectionError, TrainingError
 from manifests.files import sha256_file
 from manifests.writer import set_policy
 from sinkmodel.allocation import SINK_MAP_FILE, SinkMap
@@ -74,7 +74,7 @@ def test_it_is_the_recipe_of_the_run_without_what_was_chosen(
     runs = world.run, oracle_of(evaluated)
     run, oracle = (json.loads((path / "training.json").read_bytes()) for path in runs)
     assert TrainConfig.from_json(oracle["config"]) == replace(
-        TrainConfig.from_json(run["config"]), tokenizer=str(world.run)
+        TrainConfig.from_json(run["config"]), tokenizer=str(world.run.resolve())
     )
     assert oracle["recipe"] == run["recipe"]
     # Nothing of theirs is in it, and everything else.
@@ -133,6 +133,11 @@ def test_a_manifest_that_is_no_longer_what_was_trained_on_is_refused(
         "trained beside it, found 1 other sequences that were added, forgotten or given another "
         "policy; give a manifest of that state, or a reference of your own with --reference"
     )
+
+
+def test_an_oracle_needs_something_to_learn(world: EvaluateWorld, tmp_path: Path) -> None:
+    with pytest.raises(SelectionError, match="found none: every document is chosen; choose fewer"):
+        plan_oracle(request(world, "TRUE"), tmp_path)
 
 
 def test_a_broken_question_costs_no_training(world: EvaluateWorld, tmp_path: Path) -> None:
