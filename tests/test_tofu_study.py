@@ -264,6 +264,13 @@ def test_one_bit_of_difference_is_said(study: SimpleNamespace) -> None:
         rows = [{"arm": a, **row, **(change if a == arm else {})} for a in arms]
         (found,) = study.table.to_the_bit(rows, "forget10")
         assert word in found
+    truth = [0.25] * 400
+    rows = [{"arm": arm, **row, "set": "forget05", "truth": truth} for arm in arms]
+    for row in rows:
+        row["relearning"] = {"forget05": []}
+    rows[1]["truth"] = [0.5] * 200 + truth[:200]
+    (found,) = study.table.to_the_bit(rows, "forget05")
+    assert "answers equal" in found
 
 
 def test_p_values_on_a_logarithmic_axis(study: SimpleNamespace) -> None:
