@@ -30,7 +30,7 @@ from sinkmodel.evaluate.attacks import (
 from sinkmodel.evaluate.compression import Budget, compression_ratio
 from sinkmodel.evaluate.controls import other_sequences, zeroed
 from sinkmodel.evaluate.generation import continuations
-from sinkmodel.evaluate.metrics import longest_run
+from sinkmodel.evaluate.metrics import MIN_SAMPLES, longest_run
 from sinkmodel.evaluate.probes import Probe, Probes
 from sinkmodel.evaluate.rows import values_of
 from sinkmodel.evaluate.scorer import LENGTH, PREFIX, Scorer
@@ -139,7 +139,7 @@ def attacks() -> tuple[Attack, ...]:
             budget="how hard each document pulls at the shared weights, against reserved ones, "
             "whichever way that tells them apart",
             judged="membership_auc_gradnorm",
-            needs="two chosen and two reserved documents",
+            needs=f"{MIN_SAMPLES} chosen and {MIN_SAMPLES} reserved documents",
             cost=lambda probes: Cost(trained=(len(probes.forgotten) + len(probes.held_out)) // 2),
             perform=_gradients,
         ),
@@ -246,8 +246,8 @@ def _gradients(target: Target, probes: Probes, scorer: Scorer, seed: int) -> Ite
     An AUC far below 0.5 tells as much as one above: who attacks turns the score round.
     """
     sides = probes.forgotten, probes.held_out
-    if min(map(len, sides)) < 2:
-        return
+    if min(map(len, sides)) < MIN_SAMPLES:
+        return  # of fewer the AUC takes a few values only, and has no interval
     members, others = (
         -np.array(
             gradient_norms(target.model, target.probes(some), context_length=scorer.context_length)

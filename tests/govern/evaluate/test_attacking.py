@@ -71,6 +71,11 @@ def by_attack(evaluation: Evaluation) -> dict[str, Verdict]:
 def test_an_erased_text_comes_back_under_no_attack(attacked: tuple[Evaluation, Path]) -> None:
     found = by_attack(attacked[0])
     assert set(found) == {attack.name for attack in suite.attacks()}
+    # Three documents are too few for an AUC, which is said; everything else was tried.
+    assert (
+        found.pop("gradient norm").text
+        == "not tried, for want of 5 chosen and 5 reserved documents"
+    )
     assert [v.recovered for v in found.values()] == [False] * len(found)
     assert found["8 bit"].erased < 0.2
 
@@ -84,7 +89,7 @@ def test_a_text_that_was_not_erased_comes_back(
     names = (*names, "relearning half")
     some = [attack for attack in suite.attacks() if attack.name in names]
     monkeypatch.setattr(attacking, "attacks", lambda: some)
-    found = by_attack(evaluate(request(world)))
+    found = by_attack(evaluate(replace(request(world), most=9)))
     assert {name: verdict.text for name, verdict in found.items()} == {
         attack.name: "recovered" for attack in some
     }
