@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,6 @@ _FIGURES = ("probability", "recall", "truth")  # of a `Part`, a number for each 
 _UTILITY = "harmonic mean of probability, recall and, if there is one, 1 - truth ratio (TOFU)"
 _TRUTH = "wrong over right: near 0 knows the answer, about 1 never did (TOFU)"
 
-
 Answers = Mapping[str, Part]  # group -> what was answered
 
 
@@ -69,7 +69,8 @@ class Asking:
     cache: Path | None = None
     seed: int = 0
 
-    def groups(self) -> dict[str, list[Question]]:
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[Question]]:
         """Questions about chosen documents, and all others; those too long for the model left out.
 
         Empty groups are left out.
@@ -100,7 +101,7 @@ class Asking:
         route: Route = lambda owner: owner if owner in known else 0  # noqa: E731
         return {
             group: self._asked(subject, group, questions, route)
-            for group, questions in self.groups().items()
+            for group, questions in self.groups.items()
         }
 
     def _asked(
@@ -143,7 +144,7 @@ def question_rows(
         asking: What was asked.
         phases: `before`, `after` and, with a reference, `reference`.
     """
-    groups = asking.groups()
+    groups = asking.groups
     left_out = len(asking.file.questions) - sum(map(len, groups.values()))
     if left_out:
         yield NotMeasured(
